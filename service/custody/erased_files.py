@@ -19,11 +19,11 @@ _WHY = "This content was erased."
 async def erase_file(conn: AsyncConnection, sha256: str, email_ids: Sequence[int], receipt_id: int) -> None:
     """Erase a content from these locked e-mails: the targets get new documents of them.
 
-    The original of such an e-mail is erased, too: the file is a part of it.
+    The original of such an e-mail is erased, too, and not asked for any more: the file is a part of it.
     """
     given = {"email_ids": list(email_ids), "sha256": sha256}
     files = (await conn.execute(_FILES, given)).all()
-    originals = (await conn.execute(_ORIGINALS, given)).all()
+    originals = [row for row in await conn.execute(_ORIGINALS, given) if row.original_sha256 is not None]
     for file in files:
         await evidence_log.forget(conn, file.email_id, "stored", file.position)
     for message in originals:
@@ -57,14 +57,16 @@ UPDATE attachments AS file SET status = 'failed', error_code = '{ERASED}', error
     object_key = NULL, size = NULL, detected_type = NULL, stored_at = NULL
 FROM chosen WHERE file.email_id = chosen.email_id AND file.position = chosen.position RETURNING chosen.*
 """).bindparams(*_IDS)  # noqa: S608 words of ours
-_ORIGINALS = text("""
+# The lock waits for an original that is being saved, and reads it.
+_ORIGINALS = text(f"""
 WITH chosen AS (
     SELECT email_id, original_sha256 FROM messages
-    WHERE email_id = ANY (:email_ids) AND original_sha256 IS NOT NULL FOR UPDATE
+    WHERE email_id = ANY (:email_ids) AND original IS DISTINCT FROM 'not_available' ORDER BY email_id FOR UPDATE
 )
-UPDATE messages SET original = 'not_available', original_sha256 = NULL, original_key = NULL, original_size = NULL
+UPDATE messages SET original = 'not_available', original_error_code = '{ERASED}', original_due_at = NULL,
+    original_sha256 = NULL, original_key = NULL, original_size = NULL
 FROM chosen WHERE messages.email_id = chosen.email_id RETURNING chosen.*
-""").bindparams(_IDS[0])
+""").bindparams(_IDS[0])  # noqa: S608 a word of ours
 # Each state of a finished e-mail has its own version in the targets.
 _REVISE = text(f"""
 UPDATE incoming_emails SET {REVISED} WHERE id = ANY (:email_ids) AND {FINISHED}

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.errors import ADAPT, ROW_REFUSED, Permanent
 from service.jobs import announcements, discovery, identity
 from service.jobs.discovery import Discovery, Mark
-from service.jobs.erased import FORGET, erased_comments, forget
+from service.jobs.erased import ERASED, FORGET, erased_comments, forget
 from service.jobs.listed_files import keep_files
 from service.jobs.loose_objects import forget_notes, note_named, note_original, note_records
 from service.jobs.object_references import ObjectRemoved, Proofs, lock_objects, removals_of
@@ -354,15 +354,18 @@ _LOCK_TICKET = text(
 _FACTS = text(
     "SELECT subject, recipient FROM tickets WHERE account_id = :account_id AND ticket_id = :ticket_id"
 )
-_STATE = text("""
+# An erased file is a part of its e-mail's original.
+_STATE = text(f"""
 SELECT email_id, audit_id, message_id, ticket_id IS NOT NULL AND subject_at IS NULL AS lacks_subject,
-    original IS NULL AND audit_id IS NOT NULL AND message_id IS NOT NULL AS wants_original,
+    original IS NULL AND audit_id IS NOT NULL AND message_id IS NOT NULL AND NOT EXISTS (
+        SELECT FROM attachments AS file WHERE file.email_id = messages.email_id AND file.error_code = '{ERASED}'
+    ) AS wants_original,
     CAST(extract(epoch FROM now() - fetched_at) AS double precision) AS age,
     CAST(extract(epoch FROM now() - coalesce(created_at, fetched_at)) AS double precision) AS comment_age
 FROM messages JOIN incoming_emails AS email ON id = email_id
 LEFT JOIN tickets ON tickets.account_id = coalesce(email.account_id, '') AND ticket_id = zendesk_ticket_id
 WHERE email_id = ANY(:email_ids)
-""").bindparams(bindparam("email_ids", type_=ARRAY(BigInteger)))
+""").bindparams(bindparam("email_ids", type_=ARRAY(BigInteger)))  # noqa: S608 a constant of ours
 # The one that is the comment comes first; another row may only name it, or have no account.
 _IDENTIFIED = text("""
 SELECT id FROM incoming_emails

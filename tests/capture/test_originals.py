@@ -5,14 +5,22 @@ from typing import Any
 
 import asyncpg
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.capture import originals
 from service.capture.attempt import process
 from service.config.settings import Settings
+from service.custody import receipts
+from service.custody.erased_files import erase_file
+from service.jobs import messages
 from service.jobs.originals import MOST_TRIES
 from service.jobs.retries import retry
+from service.jobs.waiting import lock
 from service.local.zendesk.stand_in import Zendesk
+from service.postgres.engine import transaction
 from service.resources import Resources, open_resources
+from tests.support.files import PDF
+from tests.support.messages import put
 from tests.support.rows import add
 
 LONG_AGO = datetime.now(UTC) - timedelta(days=1)
@@ -232,3 +240,33 @@ async def test_the_targets_get_the_date_of_a_late_original(
     )
     assert tuple(row or ()) == ("completed", 2, "pending")
     assert await database.fetchval("SELECT sent_at FROM messages") == datetime(2026, 6, 1, 8, tzinfo=UTC)
+
+
+async def test_the_original_of_an_email_with_an_erased_file_is_never_asked_for(
+    res: Resources, zendesk: Zendesk, database: Database
+) -> None:
+    """The file is a part of it. Neither is one kept that comes while the file is erased."""
+    email_id = await announce(database, zendesk, 1, attachments=[zendesk.add_file("a.pdf", PDF)])
+    await allow_two_calls(zendesk, database)
+    await process(res, email_id, 1)
+    sha256 = await database.fetchval("SELECT sha256 FROM attachments")
+    receipt = await res.run(lambda conn: receipts.begin(conn, "erasure", "tests"))
+
+    async def erase(conn: AsyncConnection) -> None:
+        async with transaction(conn):
+            await lock(conn, [email_id], for_delete=True)
+            await erase_file(conn, sha256, [email_id], receipt)
+
+    await res.run(erase)
+    await end_minute(database)
+    is_due = await ask_when_due(res, database)
+    stored = await put(res, b"whole")
+    await res.run(lambda conn: messages.save_original(conn, [messages.SavedOriginal(email_id, stored)]))
+    after = await ends(database)
+    await database.execute("UPDATE messages SET original = NULL")
+    [state] = await res.run(lambda conn: messages.state_of(conn, [email_id]))
+
+    assert (is_due, after) == (False, [("completed", "not_available", "erased")])
+    assert state is not None
+    assert not state.wants_original
+    assert zendesk.state.calls["email.eml"] == 0
