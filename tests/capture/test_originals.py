@@ -24,7 +24,6 @@ from tests.support.messages import put
 from tests.support.rows import add
 
 LONG_AGO = datetime.now(UTC) - timedelta(days=1)
-Database = asyncpg.Connection
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +31,7 @@ def gives_originals(zendesk: Zendesk) -> None:
     zendesk.state.gives_originals = True
 
 
-async def announce(database: Database, zendesk: Zendesk, ticket: int, **email: Any) -> int:
+async def announce(database: asyncpg.Connection, zendesk: Zendesk, ticket: int, **email: Any) -> int:
     """Add an e-mail at Zendesk, and here, as its webhook does."""
     comment_id = zendesk.add_email(ticket, **{"created_at": LONG_AGO, **email})
     return await add(
@@ -40,7 +39,7 @@ async def announce(database: Database, zendesk: Zendesk, ticket: int, **email: A
     )
 
 
-async def ends(database: Database) -> list[tuple[Any, ...]]:
+async def ends(database: asyncpg.Connection) -> list[tuple[Any, ...]]:
     rows = await database.fetch(
         "SELECT processing_status, original, original_error_code FROM incoming_emails JOIN messages ON email_id = id"
         " ORDER BY id"
@@ -48,12 +47,12 @@ async def ends(database: Database) -> list[tuple[Any, ...]]:
     return [tuple(row) for row in rows]
 
 
-async def ask_when_due(res: Resources, database: Database) -> bool:
+async def ask_when_due(res: Resources, database: asyncpg.Connection) -> bool:
     await database.execute("UPDATE messages SET original_due_at = now() WHERE original_due_at IS NOT NULL")
     return await originals.ask_next(res)
 
 
-async def allow_two_calls(zendesk: Zendesk, database: Database) -> None:
+async def allow_two_calls(zendesk: Zendesk, database: asyncpg.Connection) -> None:
     """Leave calls for the comments and the subject of an e-mail, and none for its original."""
     await database.execute(
         "INSERT INTO api_budgets (account, calls_per_minute, window_ends_at) VALUES ($1, 5, now() + interval '1 minute')",
@@ -61,12 +60,12 @@ async def allow_two_calls(zendesk: Zendesk, database: Database) -> None:
     )
 
 
-async def end_minute(database: Database) -> None:
+async def end_minute(database: asyncpg.Connection) -> None:
     await database.execute("UPDATE api_budgets SET window_ends_at = now(), calls_per_minute = 700")
 
 
 async def test_an_original_that_has_to_wait_comes_later_and_changes_nothing_else(
-    res: Resources, zendesk: Zendesk, database: Database
+    res: Resources, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     email_id = await announce(database, zendesk, 1)
     await allow_two_calls(zendesk, database)
@@ -88,7 +87,7 @@ async def test_an_original_that_has_to_wait_comes_later_and_changes_nothing_else
 
 
 async def test_after_the_last_try_an_original_is_not_available_with_the_reason(
-    res: Resources, zendesk: Zendesk, database: Database
+    res: Resources, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     email_id = await announce(database, zendesk, 1)
     await allow_two_calls(zendesk, database)
@@ -108,7 +107,7 @@ async def test_after_the_last_try_an_original_is_not_available_with_the_reason(
 
 
 async def test_originals_that_wait_leave_calls_to_new_emails(
-    res: Resources, zendesk: Zendesk, database: Database
+    res: Resources, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     email_id = await announce(database, zendesk, 1)
     await allow_two_calls(zendesk, database)
@@ -119,7 +118,9 @@ async def test_originals_that_wait_leave_calls_to_new_emails(
     assert zendesk.state.calls["email.eml"] == 0
 
 
-async def test_an_ended_token_costs_no_original(res: Resources, zendesk: Zendesk, database: Database) -> None:
+async def test_an_ended_token_costs_no_original(
+    res: Resources, zendesk: Zendesk, database: asyncpg.Connection
+) -> None:
     email_id = await announce(database, zendesk, 1)
     await allow_two_calls(zendesk, database)
     await process(res, email_id, 1)
@@ -132,7 +133,7 @@ async def test_an_ended_token_costs_no_original(res: Resources, zendesk: Zendesk
 
 
 async def test_a_refusal_of_the_account_is_no_verdict_on_an_email(
-    res: Resources, settings: Settings, zendesk: Zendesk, database: Database
+    res: Resources, settings: Settings, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     """Where Zendesk gave originals before, it may do so again."""
     first, refused, unasked = [await announce(database, zendesk, ticket) for ticket in (1, 2, 3)]
@@ -155,7 +156,7 @@ async def test_a_refusal_of_the_account_is_no_verdict_on_an_email(
 
 
 async def test_an_account_that_gave_none_is_asked_by_attempts_alone(
-    res: Resources, settings: Settings, zendesk: Zendesk, database: Database
+    res: Resources, settings: Settings, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     zendesk.state.gives_originals = False
     email_ids = [await announce(database, zendesk, ticket) for ticket in (1, 2)]
@@ -174,7 +175,7 @@ async def test_an_account_that_gave_none_is_asked_by_attempts_alone(
 
 
 async def test_a_pause_of_the_account_that_lasts_leaves_the_question_to_a_retry(
-    res: Resources, zendesk: Zendesk, database: Database
+    res: Resources, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     for ticket in (1, 2):
         await process(res, await announce(database, zendesk, ticket), 1)
@@ -187,7 +188,7 @@ async def test_a_pause_of_the_account_that_lasts_leaves_the_question_to_a_retry(
 
 
 async def test_a_404_of_a_young_email_is_asked_for_again(
-    settings: Settings, zendesk: Zendesk, database: Database
+    settings: Settings, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     email_id = await announce(database, zendesk, 1, created_at=datetime.now(UTC))
     known = dict(zendesk.state.originals)
@@ -206,7 +207,7 @@ async def test_a_404_of_a_young_email_is_asked_for_again(
 
 
 async def test_an_answer_about_an_email_ends_the_question(
-    res: Resources, zendesk: Zendesk, database: Database
+    res: Resources, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     await process(res, await announce(database, zendesk, 1), 1)
     gone = await announce(database, zendesk, 2)
@@ -224,7 +225,7 @@ async def test_an_answer_about_an_email_ends_the_question(
 
 
 async def test_the_targets_get_the_date_of_a_late_original(
-    res: Resources, zendesk: Zendesk, database: Database
+    res: Resources, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     """With a version of its own: a receiver drops another document of a version that it has."""
     eml = b"Message-ID: <1@x.example>\r\nDate: Mon, 1 Jun 2026 10:00:00 +0200\r\n\r\nHello"
@@ -243,7 +244,7 @@ async def test_the_targets_get_the_date_of_a_late_original(
 
 
 async def test_the_original_of_an_email_with_an_erased_file_is_never_asked_for(
-    res: Resources, zendesk: Zendesk, database: Database
+    res: Resources, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     """The file is a part of it. Neither is one kept that comes while the file is erased."""
     email_id = await announce(database, zendesk, 1, attachments=[zendesk.add_file("a.pdf", PDF)])
