@@ -102,7 +102,8 @@ async def _look_up(
         for file in files
     )
     if not should_look_up(res, claim, is_stale=is_stale):
-        return [*errors, *await _give_up(res, claim, dead.values())]
+        errors = [*errors, *await _give_up(res, claim, dead.values())]
+        return [*errors, *await _fetch_bound(res, claim, files)]
     left = [error for error in errors if error.code not in DEAD]
     problem = await _ask(res, claim)
     pending = [file for file in await _files(res, claim) if file.status == "pending"]
@@ -124,6 +125,13 @@ async def _look_up(
 
     left += await _fetch_all(res, claim, [file for file in pending if is_due(file)], is_last=True)
     return [*left, *(error for error in (scan, problem) if error)]
+
+
+async def _fetch_bound(res: Resources, claim: Claim, files: Sequence[FileRecord]) -> list[HoldfastError]:
+    """Fetch files that another look-up was to free, where there are no credentials for one any more."""
+    bound = [file for file in files if file.status == "pending" and not is_free(file)]
+    scan = await wait_for_scan(res, claim, bound)
+    return [scan] if scan else await _fetch_all(res, claim, bound, is_last=True)
 
 
 async def _left(

@@ -16,7 +16,7 @@ from service.capture.attempt import process
 from service.config.settings import Settings
 from service.jobs import messages
 from service.local.zendesk.stand_in import Fault, Zendesk
-from service.resources import Resources
+from service.resources import Resources, open_resources
 from tests.conftest import Client, eventually, serving, working
 from tests.support.files import PDF
 from tests.support.rows import add
@@ -328,6 +328,35 @@ async def test_a_redaction_takes_no_stored_copy_away(
 
     assert email["processing_status"] == "completed"
     assert await database.fetchval("SELECT status FROM attachments") == "stored"
+
+
+@pytest.mark.parametrize(
+    ("kind", "end"), [("public", ("completed", None)), ("private", ("failed", "sign_in_page"))]
+)
+async def test_without_credentials_a_file_that_waits_for_its_scan_is_fetched_in_the_end(
+    kind: str,
+    end: tuple[str, str | None],
+    settings: Settings,
+    res: Resources,
+    zendesk: Zendesk,
+    database: asyncpg.Connection,
+) -> None:
+    """They were there for the look-up, and are gone since."""
+    url = zendesk.add_file("a.pdf", PDF, public=kind == "public", malware="not_scanned")
+    comment_id = zendesk.add_email(77, attachments=[url])
+    email_id = await add(database, zendesk_ticket_id="77", comment_id=str(comment_id))
+    await process(res, email_id, 1)
+    query = "SELECT processing_status, error_code FROM incoming_emails"
+    about = {"zendesk_oauth_client_id": None, "zendesk_oauth_client_secret": None}
+    async with open_resources(settings.model_copy(update=about)) as without:
+        await process(without, email_id, 2)
+        meanwhile = await database.fetchrow(query)
+        await database.execute("UPDATE messages SET fetched_at = now() - interval '3 hours'")
+        await database.execute("UPDATE incoming_emails SET received_at = now() - interval '3 hours'")
+        await process(without, email_id, 3)
+
+    assert tuple(meanwhile or ()) == ("queued", "not_scanned")
+    assert tuple(await database.fetchrow(query) or ()) == end
 
 
 async def test_a_file_that_is_not_scanned_yet_waits(
