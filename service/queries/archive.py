@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
+from service.error_guide import advice_on
 from service.errors import Rejected
 from service.queries.file_names import distinct_names
 from service.queries.message_html import message_html
@@ -121,8 +122,7 @@ async def _message_parts(
     if content.original:
         parts.append(await _stored(storage, "original.eml", content.original))
     else:
-        reason = "Zendesk did not give it." if content.record else "Zendesk's API was not asked."
-        missing.append({"name": "original.eml", "code": "message_not_found", "reason": reason})
+        missing.append({"name": "original.eml", **_no_original(content)})
     if content.record:
         parts.append(await _stored(storage, "record.json", content.record))
     return parts, missing
@@ -169,6 +169,19 @@ def _origin(file: AttachmentView | None) -> dict[str, Any]:
     return file.model_dump(
         mode="json", include={"position", "file_name", "detected_type", "inline", "malware"}
     )
+
+
+def _no_original(content: MessageContent) -> dict[str, Any]:
+    if content.record is None:
+        return {"code": "message_not_found", "reason": "Zendesk's API was not asked."}
+    code = content.original_error_code
+    if code is None:
+        return {
+            "code": "message_not_found",
+            "reason": "Nothing is known of it yet: a retry of the e-mail asks Zendesk.",
+        }
+    advice = advice_on(code)
+    return {"code": code, "reason": advice.meaning if advice else "Zendesk did not give it."}
 
 
 def _missing_file(file: AttachmentView) -> dict[str, Any]:

@@ -39,7 +39,7 @@ _SHOWN = (
 _IN_LISTS = _MESSAGE["email_id", "subject", "from_address", "from_name", "sent_at"]
 _STORED = (
     *_MESSAGE["record_key", "record_sha256", "record_size"],
-    *_MESSAGE["original", "original_key", "original_sha256", "original_size"],
+    *_MESSAGE["original", "original_key", "original_sha256", "original_size", "original_error_code"],
 )
 _ANNOUNCED = Announcement.__table__.c["id", "email_id", "received_at", "account_id", "invocation_id", "late"]
 
@@ -72,12 +72,16 @@ class StoredContent:
 
 @dataclass(frozen=True, slots=True)
 class MessageContent:
-    """A message with the objects that hold all of it; a webhook's message has none, and `announced` is its text."""
+    """A message with the objects that hold all of it; a webhook's message has none, and `announced` is its text.
+
+    `original_error_code` says why there is no original; None while nothing is known of it.
+    """
 
     view: MessageView
     record: StoredContent | None = None
     original: StoredContent | None = None
     announced: str | None = None
+    original_error_code: str | None = None
 
     async def text(self, storage: Storage) -> str:
         """Return the whole text.
@@ -146,10 +150,12 @@ async def content_of(conn: AsyncConnection, view: MessageView) -> MessageContent
         texts = await _announced_texts(conn, [view.email_id])
         return MessageContent(view, announced=texts.get(view.email_id))
     row = (await conn.execute(select(*_STORED).where(Message.email_id == view.email_id))).one()
-    original = None
+    record = StoredContent(row.record_key, row.record_sha256, row.record_size)
     if row.original == "stored":
         original = StoredContent(row.original_key, row.original_sha256, row.original_size)
-    return MessageContent(view, StoredContent(row.record_key, row.record_sha256, row.record_size), original)
+        return MessageContent(view, record, original)
+    code = row.original_error_code or "original_not_available" if row.original else None
+    return MessageContent(view, record, original_error_code=code)
 
 
 async def announcements_of(

@@ -388,6 +388,32 @@ async def test_archive_has_everything_and_a_manifest_with_its_hashes(
     assert manifest["email"]["id"] == 1
 
 
+@pytest.mark.parametrize(
+    ("state", "reason", "code"),
+    [
+        (None, None, "message_not_found"),
+        ("not_available", None, "original_not_available"),
+        ("not_available", "original_unfit", "original_unfit"),
+    ],
+)
+async def test_archive_says_why_there_is_no_original(
+    client: Client,
+    database: asyncpg.Connection,
+    res: Resources,
+    state: str | None,
+    reason: str | None,
+    code: str,
+) -> None:
+    await add(database)
+    await add_message(database, res, 1)
+    await database.execute("UPDATE messages SET original = $1, original_error_code = $2", state, reason)
+
+    [missing] = json.loads((await archive_of(client))["manifest.json"])["missing"]
+
+    assert (missing["name"], missing["code"]) == ("original.eml", code)
+    assert missing["reason"].endswith(".")
+
+
 async def test_archive_of_an_email_without_a_message_has_its_files(
     client: Client, database: asyncpg.Connection, res: Resources
 ) -> None:
