@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.jobs.retries import restart_sync
-from service.postgres.email_tables import FINISHED, IncomingEmail
+from service.postgres.email_tables import FINISHED, REVISED, IncomingEmail
 
 # The pause before the first try doubles with each one.
 FIRST_PAUSE = timedelta(minutes=1)
@@ -95,7 +95,7 @@ SELECT email_id, zendesk_ticket_id, original_tries >= :most FROM taken JOIN inco
     bindparam("most", type_=Integer()),
 )
 _REVISE = text(f"""
-UPDATE incoming_emails SET attempt_number = attempt_number + 1
+UPDATE incoming_emails SET {REVISED}
 WHERE id = ANY(:email_ids) AND {FINISHED} AND sync_status <> 'not_applicable'
 """).bindparams(_IDS)  # noqa: S608 words of ours
 _STOP = text("UPDATE messages SET original_due_at = NULL WHERE email_id = ANY(:email_ids)").bindparams(_IDS)
