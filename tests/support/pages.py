@@ -77,6 +77,18 @@ async def quarantine(client: Server) -> int:
     return int(receipt["quarantine_id"])
 
 
+def fields_of(page: str, action: str) -> dict[str, str]:
+    """Return what a browser sends of a page's form that nobody filled in: all of its fields, and no checkbox."""
+    form = re.search(rf'<form [^>]*action="{re.escape(action)}".*?</form>', page, re.DOTALL)
+    assert form is not None, page
+    inputs = [
+        dict(re.findall(r'([a-z]+)="([^"]*)"', each)) for each in re.findall(r"<input ([^>]*)>", form[0])
+    ]
+    return {
+        each["name"]: unescape(each.get("value", "")) for each in inputs if each.get("type") != "checkbox"
+    }
+
+
 def words_of(page: str) -> str:
     """Return the text of a page."""
     return " ".join(unescape(re.sub(r"<[^>]*>", " ", page)).split())

@@ -13,7 +13,7 @@ from tests.custody.test_holds import ADA
 from tests.support.access import READ_TOKEN
 from tests.support.api import post_as_operator
 from tests.support.commands import terminal, typed
-from tests.support.pages import HOSTILE, asking, press, read, words_of
+from tests.support.pages import HOSTILE, asking, fields_of, press, read, words_of
 from tests.support.rows import add_received
 
 HOLDS, RETENTION = "/api/v1/holds", "/api/v1/retention"
@@ -112,6 +112,26 @@ async def test_pages_set_and_release_a_hold(client: Server, email_id: int) -> No
     for each in (shown, listed, released, activity):
         assert "<script>alert" not in each
         assert "<img src=x" not in each
+
+
+@pytest.mark.parametrize("chosen", [{"sender": ADA}, {"emails": "{email_id}"}, {"everything": "true"}])
+async def test_each_way_to_cover_e_mails_is_enough_for_a_hold(
+    client: Server, email_id: int, chosen: dict[str, str]
+) -> None:
+    """A browser sends the other fields of the form too: empty."""
+    form = fields_of(await read(client, "/holds/-new"), "/holds")
+    given = {name: value.format(email_id=email_id) for name, value in chosen.items()}
+    await press(client, "/holds", **{**form, "name": "lawsuit", "reason": "Miller", **given})
+
+    assert (await client.email(email_id))["held_by"] == ["lawsuit"]
+
+
+async def test_a_hold_without_a_reason_is_refused_for_that(client: Server, email_id: int) -> None:
+    form = fields_of(await read(client, "/holds/-new"), "/holds")
+
+    page = await read(client, "/holds", form={**form, "name": "lawsuit", "sender": ADA}, status=409)
+
+    assert "reason" in words_of(page)
 
 
 async def test_pages_plan_a_change_of_rules_and_save_it(client: Server, email_id: int) -> None:

@@ -70,18 +70,13 @@ class FilterForm(BaseModel):
 class HoldForm(FilterForm):
     """The form of a new hold."""
 
-    emails: str = Field("", max_length=20 * MOST_LISTED)
-    reason: str = Field("", max_length=MOST_REASON)
-
-    @field_validator("emails", "reason", mode="before")
-    @classmethod
-    def _kept(cls, value: object) -> object:
-        return value or ""
+    emails: str | None = Field(None, max_length=20 * MOST_LISTED)
+    reason: str | None = Field(None, max_length=MOST_REASON)
 
     @property
     def email_ids(self) -> Sequence[int]:
         """The ids, between commas or spaces; raises Rejected (400)."""
-        words = self.emails.replace(",", " ").split()
+        words = (self.emails or "").replace(",", " ").split()
         if not all(word.isascii() and word.isdigit() and len(word) <= MOST_DIGITS for word in words):
             raise Rejected(
                 400, "bad_body", "Write the numbers of e-mails, with commas or spaces between them."
@@ -150,7 +145,7 @@ async def ask_for_hold(request: web.Request) -> web.Response:
 @routes.post("/holds")
 async def create_hold(request: web.Request) -> web.Response:
     given, res = await form(request, HoldForm), request.app[RES]
-    order = HoldOrder(given.name, given.reason, given.filter, given.email_ids)
+    order = HoldOrder(given.name, given.reason or "", given.filter, given.email_ids)
     await ask(request, set_hold(res, order, request[IDENTITY].actor))
     return redirect(f"/holds/{given.name}", "hold_set")
 
