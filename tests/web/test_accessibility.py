@@ -72,6 +72,10 @@ _BEYOND = """() => [...document.querySelectorAll("main *, header *")]
   .filter((each) => each.checkVisibility() && each.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
   .map((each) => `${each.tagName} ${each.className} ${each.textContent.trim().slice(0, 30)}`).slice(0, 4)"""
 
+# Return the texts of cells that are not shown, of lists whose rows lead to no page that has them.
+_LEFT_OUT_CELLS = """() => [...document.querySelectorAll(".list.whole td")]
+  .filter((each) => each.textContent.trim() && !each.checkVisibility()).map((each) => each.textContent.trim())"""
+
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
@@ -114,6 +118,8 @@ async def test_no_page_has_a_barrier_or_overflows_on_a_phone(
         await page.set_viewport_size(PHONE)
         if await page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"):
             wrong[f"{path}, phone"] = await page.evaluate(_BEYOND)
+        if hidden := await page.evaluate(_LEFT_OUT_CELLS):
+            wrong[f"{path}, cells on a phone"] = hidden
 
     assert not wrong, pformat(wrong, width=200)
 
