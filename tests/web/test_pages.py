@@ -221,6 +221,7 @@ async def test_timeline_has_all_attempts_and_actions(client: Server, worker: Wor
     ]
     assert places == sorted(places)
     assert "not_found" in story
+    assert re.search(r"Attempt 1 failed · the attempt took [0-9.,]+ m?s ", story)
 
 
 async def test_notice_shows_only_our_texts(client: Server, zendesk: Zendesk) -> None:
