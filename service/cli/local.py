@@ -56,7 +56,7 @@ _url_option = click.option("--url", help="Address of Holdfast; default: http://1
 _env_file_option = click.option(
     "--env-file",
     type=_FILE,
-    help="Settings that the environment lacks; default: .holdfast/env, written by `holdfast up`.",
+    help="Settings that the environment lacks; default: .holdfast/env, written by `holdfast up`, or those of a running `holdfast demo`.",
 )
 
 

@@ -19,7 +19,7 @@ from service.local.servers import free_port
 from service.local.signals import interruptible, run_until_told
 from service.local.stack import ROOT, Stack, connect, is_free, open_stack, wait_until_ready
 from service.local.supervisor import Program, supervise
-from service.local.up import command_name, one_line_errors, print_row, say, try_it
+from service.local.up import command_name, env_file_option, one_line_errors, print_row, say, short, try_it
 from service.local.zendesk.samples import Sample, samples
 from service.local.zendesk.stand_in import Fault, WebhookResponse, Zendesk
 
@@ -227,14 +227,14 @@ def _summarize(stack: Stack, demo: Demo, emails: Sequence[Email]) -> None:
     for error in demo.errors:
         click.secho(f"  {error}", fg="red", bold=True)
     click.secho(f"  {_counts(demo, emails)}\n", bold=True)
-    logs = f"{_short(stack.logs / 'web.log')}, {_short(stack.logs / 'worker.1.log')}"
+    logs = f"{short(stack.logs / 'web.log')}, {short(stack.logs / 'worker.1.log')}"
     if demo.errors:
         print_row("logs", logs)
         return
-    token, env_file = stack.settings["API_TOKEN"], f"--env-file {_short(stack.data_dir / 'env')}"
+    token, env_file = stack.settings["API_TOKEN"], env_file_option(stack.data_dir)
     print_row("dashboard", f"{stack.url}/")
     print_row("", f"sign in with the token {token}")
-    print_row("files", _short(stack.data_dir / "objects"))
+    print_row("files", short(stack.data_dir / "objects"))
     if files := [file for email in emails for file in email["attachments"] if file["object_key"]]:
         print_row("", f"{files[-1]['object_key']} is {files[-1]['file_name']}")
     print_row("API", f"{stack.url}/api/v1/emails")
@@ -261,8 +261,3 @@ def _counts(demo: Demo, emails: Sequence[Email]) -> str:
 
 def _number(count: int, one: str, many: str) -> str:
     return f"{count} {one if count == 1 else many}"
-
-
-def _short(path: Path) -> str:
-    relative = os.path.relpath(path)
-    return str(path) if relative.startswith("..") else relative

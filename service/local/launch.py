@@ -46,6 +46,18 @@ def alone(directory: Path) -> Iterator[None]:
         yield
 
 
+def is_in_use(directory: Path) -> bool:
+    """Say whether a process has locked the directory with `alone`."""
+    try:
+        with (directory / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 @contextmanager
 def socket_directory(directory: Path, name: str, owner: tuple[int, int] | None = None) -> Iterator[Path]:
     """Yield a directory for the socket `name`: this one, or a temporary one.

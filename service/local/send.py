@@ -20,11 +20,14 @@ from aiohttp import ClientError, ClientSession, ClientTimeout
 from yarl import URL
 
 from service.config.reading import read_env_file
+from service.local.launch import is_in_use
 from service.local.signals import interruptible, run_until_told
 from service.local.zendesk.sample_files import SampleFile
 from service.local.zendesk.stand_in import EMAILS, WebhookResponse, Zendesk
 
-_FILES = (Path(".holdfast/env"), Path(".holdfast/demo/env"))
+_FILE, _DEMO = Path(".holdfast/env"), Path(".holdfast/demo/env")
+# Settings in the environment that are of one installation: none of them may go to the demo.
+_OWN = ("PORT", "API_TOKEN", "ZENDESK_WEBHOOK_SECRETS")
 _PAUSE_SECONDS = 0.2
 # What the stand-in calls the fields of a payload that describes an e-mail.
 _FIELDS = {
@@ -39,10 +42,14 @@ _FIELDS = {
 
 @dataclass(frozen=True)
 class Installation:
-    """A running Holdfast: its address without a slash at the end, and its settings as far as they are known here."""
+    """A running Holdfast: its address without a slash at the end, and its settings as far as they are known here.
+
+    `hint` is what to say where a setting is missing.
+    """
 
     url: str
     settings: Mapping[str, str]
+    hint: str = ""
 
     @property
     def secret(self) -> str:
@@ -57,17 +64,33 @@ class Installation:
     def require(self, name: str) -> str:
         if name not in self.settings:
             raise click.ClickException(
-                f"{name} is not set: set it, or run this in the directory where `holdfast up` wrote {_FILES[0]}"
+                f"{name} is not set: set it, or run this in the directory where `holdfast up` wrote {_FILE}{self.hint}"
             )
         return self.settings[name]
 
 
 def find_installation(url: str | None, env_file: Path | None) -> Installation:
     """Return the installation at this address, or the one of this directory."""
-    path = env_file or next((path for path in _FILES if path.exists()), _FILES[0])
-    settings = {**read_env_file(path), **{name: value for name, value in os.environ.items() if value}}
+    own = {name: value for name, value in os.environ.items() if value}
+    is_named = url is not None or any(name in own for name in _OWN)
+    path, hint = (env_file, "") if env_file else _file_here(is_named=is_named)
+    settings = {**read_env_file(path), **own}
     url = url or f"http://127.0.0.1:{settings.get('PORT', '8000')}"
-    return Installation(url.rstrip("/"), settings)
+    return Installation(url.rstrip("/"), settings, hint)
+
+
+def _file_here(*, is_named: bool) -> tuple[Path, str]:
+    """Return the file of settings of this directory, and a hint where it lacks some.
+
+    A demo's file is used only while the demo runs, and unless an installation is named.
+    """
+    if _FILE.exists() or not _DEMO.exists():
+        return _FILE, ""
+    if not is_in_use(_DEMO.parent):
+        return _FILE, f"; {_DEMO} is of a demo that has ended"
+    if is_named:
+        return _FILE, f"; for the demo of this directory, add --env-file {_DEMO}"
+    return _DEMO, ""
 
 
 def run(body: bytes, files: Sequence[Path], url: str | None, env_file: Path | None) -> None:

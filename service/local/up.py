@@ -2,9 +2,10 @@
 
 import asyncio
 import os
+import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,6 +55,16 @@ def try_it(*options: str) -> str:
     return " ".join([f"echo '{payload}' | {command_name()} send -", "--attach", attached, *options])
 
 
+def env_file_option(data_dir: Path) -> str:
+    return f"--env-file {shlex.quote(short(data_dir / 'env'))}"
+
+
+def short(path: Path) -> str:
+    """Return a path below this directory as relative."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Print why the command cannot run in one line, and exit with 2."""
@@ -91,8 +102,13 @@ def _print_welcome(stack: Stack) -> None:
     print_row("token", _generated(stack, "API_TOKEN"))
     print_row("files", stack.settings["STORAGE_URL"])
     print_row("settings", str(stack.data_dir / "env"))
-    print_row("try it", f"{try_it()}    (in another terminal)")
+    print_row("try it", f"{try_it(*_file_option(stack.data_dir))}    (in another terminal)")
     print_row("stop", "Ctrl-C\n")
+
+
+def _file_option(data_dir: Path) -> Sequence[str]:
+    """Return the option that commands need to find the settings; none for the directory that they look into."""
+    return () if data_dir == Path(".holdfast").resolve() else (env_file_option(data_dir),)
 
 
 def _generated(stack: Stack, name: str) -> str:

@@ -7,8 +7,12 @@ from typing import Any
 
 import pytest
 from arq.worker import Worker
+from click import ClickException
 
 from service.config.settings import Settings
+from service.local import environment
+from service.local.launch import alone
+from service.local.send import find_installation
 from service.local.zendesk.stand_in import Zendesk
 from service.zendesk.messages import read_page
 from tests.conftest import Client
@@ -84,6 +88,67 @@ async def test_a_stand_in_that_has_ended_is_named_in_one_line(settings: Settings
     assert done.returncode == 1
     assert done.stderr.startswith("Error: no answer from http://127.0.0.1:9: ")
     assert done.stderr.endswith("is `holdfast demo` running?\n")
+
+
+@pytest.fixture
+def demo_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write a demo's settings into the directory of the test, and forget all others."""
+    for name in environment.names():
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    file = Path(".holdfast/demo/env")
+    file.parent.mkdir(parents=True)
+    environment.write(
+        file, {"PORT": "8123", "ZENDESK_URL": "http://127.0.0.1:9", "ZENDESK_WEBHOOK_SECRETS": "demo"}
+    )
+    return file
+
+
+def test_a_running_demo_gets_what_names_no_installation(demo_file: Path) -> None:
+    with alone(demo_file.parent):
+        there = find_installation(None, None)
+
+    assert (there.url, there.secret, there.has_stand_in) == ("http://127.0.0.1:8123", "demo", True)
+
+
+@pytest.mark.parametrize(
+    "own", [{"PORT": "8124"}, {"API_TOKEN": "x"}, {"ZENDESK_WEBHOOK_SECRETS": "own"}, {}]
+)
+def test_what_names_an_installation_never_goes_to_the_demo(
+    demo_file: Path, monkeypatch: pytest.MonkeyPatch, own: dict[str, str]
+) -> None:
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    with alone(demo_file.parent):
+        there = find_installation(None if own else "https://holdfast.example/", None)
+
+    assert there.url == (
+        "https://holdfast.example" if not own else f"http://127.0.0.1:{own.get('PORT', 8000)}"
+    )
+    assert not there.has_stand_in
+    assert there.settings.get("ZENDESK_WEBHOOK_SECRETS") == own.get("ZENDESK_WEBHOOK_SECRETS")
+    with pytest.raises(ClickException, match=f"DATABASE_URL is not set.* add --env-file {demo_file}$"):
+        there.require("DATABASE_URL")
+
+
+def test_the_file_of_a_demo_that_has_ended_is_not_used(demo_file: Path) -> None:
+    with alone(demo_file.parent):
+        pass
+    there, named = find_installation(None, None), find_installation(None, demo_file)
+
+    assert (there.url, named.url) == ("http://127.0.0.1:8000", "http://127.0.0.1:8123")
+    with pytest.raises(
+        ClickException, match=f"SECRETS is not set: .*; {demo_file} is of a demo that has ended$"
+    ):
+        _ = there.secret
+
+
+def test_the_file_of_up_comes_before_that_of_a_demo(demo_file: Path) -> None:
+    environment.write(Path(".holdfast/env"), {"PORT": "8125", "ZENDESK_WEBHOOK_SECRETS": "up"})
+    with alone(demo_file.parent):
+        there = find_installation(None, None)
+
+    assert (there.url, there.secret) == ("http://127.0.0.1:8125", "up")
 
 
 async def test_the_stand_in_takes_no_e_mail_without_credentials(zendesk: Zendesk, client: Client) -> None:

@@ -9,9 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from service.config.reading import read_env_file
 from service.local import environment
 from service.local.servers import free_port
+from service.local.stack import Stack
+from service.local.up import _print_welcome
 from service.local.zendesk.samples import samples
 from tests.support.processes import ROOT, processes
 
@@ -107,6 +111,21 @@ def test_up_completes_an_e_mail_of_send_and_leaves_no_process(tmp_path: Path) ->
     ]
     assert stored == [b"bytes" * 1000]
     assert processes(str(tmp_path)) == []
+
+
+def test_up_prints_commands_that_find_its_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = {"PORT": "1", "STORAGE_URL": "file:///x", "API_TOKEN": "t", "ZENDESK_WEBHOOK_SECRETS": "s"}
+    said = {}
+    for directory in (".holdfast", "my data", "/elsewhere"):
+        _print_welcome(Stack(Path(os.path.realpath(directory)), settings, {}))
+        (said[directory],) = (line for line in capsys.readouterr().out.splitlines() if "try it" in line)
+
+    assert "--env-file" not in said[".holdfast"]
+    assert " --env-file 'my data/env' " in said["my data"]
+    assert " --env-file /elsewhere/env " in said["/elsewhere"]
 
 
 def test_up_reports_a_taken_port_in_one_line(tmp_path: Path) -> None:
