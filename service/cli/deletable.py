@@ -10,6 +10,7 @@ import click
 
 from service.cli.environment import env_file, with_resources
 from service.cli.terminal import progress
+from service.cli.times import TIME, TIME_HELP
 from service.cli.writing import opened_output
 from service.formatting import counted
 
@@ -48,7 +49,7 @@ REASONS = {
     help="Write to this file, not to stdout; it appears whole or not at all.",
 )
 @click.option(
-    "--before", type=click.DateTime(["%Y-%m-%d"]), help="Only tickets whose last e-mail is older; UTC."
+    "--before", type=TIME, help=f"Only tickets whose last e-mail came before this time, {TIME_HELP}."
 )
 @click.option("--unverified", is_flag=True, help="Also tickets with files that no verification has read.")
 @env_file
@@ -75,16 +76,14 @@ async def _write(
 ) -> "tuple[int, int, LeftOut]":
     """Write ticket after ticket; return their number, the bytes of their files, and the number of tickets left out."""
     import asyncio
-    from datetime import UTC
 
     from service.queries import deletable as tickets
 
     left_out, number, size = tickets.LeftOut(), 0, 0
-    limit = before.replace(tzinfo=UTC) if before else None
     if kind == "csv":
         await asyncio.to_thread(out.write, _row(COLUMNS))
     with progress("Tickets") as tell:
-        async for ticket in tickets.deletable(res, left_out, before=limit, unverified=unverified):
+        async for ticket in tickets.deletable(res, left_out, before=before, unverified=unverified):
             values = ticket.model_dump(mode="json")
             line = _row(values[name] for name in COLUMNS) if kind == "csv" else _line(values)
             await asyncio.to_thread(out.write, line)

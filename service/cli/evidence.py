@@ -1,7 +1,7 @@
 """`holdfast evidence`: the state of the evidence log, its verification, signed heads and exports."""
 
 import sys
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ import click
 
 from service.cli.environment import actor, env_file, with_engine, with_resources
 from service.cli.terminal import json_option, print_facts, print_json, print_line, progress
-from service.cli.times import shown_time
+from service.cli.times import TIME, TIME_HELP, shown_time
 from service.cli.writing import opened_output
 from service.formatting import number
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from service.resources import Resources
 
 MOST_SHOWN = 20
-TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
 
 
 @click.group()
@@ -119,8 +118,8 @@ def record(*, yes: bool) -> None:
 @evidence.command()
 @click.option("--email", "email_ids", type=int, multiple=True, help="This e-mail; may be repeated.")
 @click.option("--ticket", help="E-mails of this ticket.")
-@click.option("--since", type=TIME, help="E-mails received from this time on; UTC.")
-@click.option("--until", type=TIME, help="E-mails received before this time; UTC.")
+@click.option("--since", type=TIME, help=f"E-mails received at this time or later, {TIME_HELP}.")
+@click.option("--until", type=TIME, help="E-mails received before this time.")
 @click.option(
     "--to",
     "path",
@@ -145,7 +144,7 @@ def export(
 
     if not (email_ids or ticket or since or until):
         raise click.UsageError("Give --email, --ticket, --since or --until.")
-    wanted = Request(email_ids, ticket, _utc(since), _utc(until))
+    wanted = Request(email_ids, ticket, since, until)
     with opened_output(path) as file:
         done = with_resources(lambda res: _export(res, wanted, file))
     print_line(
@@ -169,10 +168,6 @@ async def _export(res: "Resources", wanted: "Request", file: IO[bytes]) -> "Expo
 
     await make_head(res)
     return await write(res, wanted, file)
-
-
-def _utc(time: datetime | None) -> datetime | None:
-    return None if time is None else time.replace(tzinfo=UTC)
 
 
 def _print_status(view: "EvidenceView") -> None:

@@ -37,6 +37,21 @@ def test_a_time_without_a_zone_is_the_readers() -> None:
     assert read("2026-07-31t18:00z") == datetime(2026, 7, 31, 18, tzinfo=UTC)
 
 
+def test_every_command_reads_times_alike() -> None:
+    def options(command: click.Command) -> Iterator[click.Parameter]:
+        yield from command.params
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            for name in command.list_commands(context):
+                below = command.get_command(context, name)
+                assert below is not None
+                yield from options(below)
+
+    every = list(options(main))
+    assert {each.name for each in every if each.type is TIME} >= {"since", "until", "before", "received_after"}
+    assert [each.opts for each in every if isinstance(each.type, click.DateTime)] == []
+
+
 @pytest.mark.usefixtures("in_berlin")
 def test_a_day_begins_at_the_readers_midnight() -> None:
     today = datetime.now().astimezone()

@@ -43,6 +43,9 @@ async def test_the_commands_and_the_api_tell_the_same(
         res.settings, "evidence", "export", "--email", str(email_id), "--to", str(tmp_path / "e.zip")
     )
     nothing = await typed(res.settings, "evidence", "export", "--to", str(tmp_path / "e.zip"))
+    recent = await typed(
+        res.settings, "evidence", "export", "--since", "yesterday", "--to", str(tmp_path / "r.zip")
+    )
 
     assert (empty["size"], empty["head"]) == (0, None)
     assert "has not begun" in before.stdout
@@ -57,6 +60,7 @@ async def test_the_commands_and_the_api_tell_the_same(
     assert {"postgres"} == {view["key"], shown["key"]}
     assert view["head"]["number"] >= shown["head"]["number"]
     assert (exported.returncode, nothing.returncode) == (0, 2)
+    assert recent.stdout.startswith(f"{tmp_path / 'r.zip'}: 2 e-mails, ")
     names = await asyncio.to_thread(lambda: ZipFile(tmp_path / "e.zip").namelist())
     assert {"verify.py", "evidence.json", f"emails/{email_id}/request.body"} <= set(names)
 

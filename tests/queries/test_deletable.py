@@ -263,7 +263,7 @@ async def test_the_command_writes_csv_and_lines_of_json(
     file = tmp_path / "tickets.csv"
 
     lines = await typed(settings, "emails", "deletable", "--format", "jsonl")
-    done = await typed(settings, "emails", "deletable", "--output", str(file))
+    done = await typed(settings, "emails", "deletable", "--output", str(file), "--before", "1h")
 
     [row] = csv.DictReader(io.StringIO(await asyncio.to_thread(file.read_text)))
     assert (row["ticket_id"], row["emails"], row["bytes"], row["verified"]) == ("7", "2", "2000", "True")
