@@ -740,7 +740,7 @@ GROUPS = (
             Advice(
                 "rule_wrong",
                 "A retention rule has a wrong or doubled name, or keeps e-mails for less than RETENTION_FLOOR_DAYS.",
-                "The message names the rule. Lower RETENTION_FLOOR_DAYS only on purpose: it guards against slips.",
+                "Correct the rule that the message names, as it says.",
             ),
             Advice(
                 "rules_changed",

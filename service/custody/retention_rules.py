@@ -87,9 +87,9 @@ def check_rules(rules: Sequence[Rule], floor_days: int) -> None:
         if not NAME.fullmatch(rule.name):
             raise Rejected(409, "rule_wrong", NAME_RULE)
         if names.count(rule.name) > 1:
-            raise Rejected(409, "rule_wrong", f"Two rules have the name {rule.name}.")
+            raise Rejected(409, "rule_wrong", f"Two rules have the name {rule.name}: choose another.")
         if rule.keep_days is not None and not floor_days <= rule.keep_days <= MOST_DAYS:
-            least = f"RETENTION_FLOOR_DAYS is {floor_days}"
+            least = f"RETENTION_FLOOR_DAYS is {floor_days}, a guard against slips: lower it only on purpose"
             message = f"Rule {rule.name} must keep e-mails for {floor_days} to {MOST_DAYS} days: {least}."
             raise Rejected(409, "rule_wrong", message)
 

@@ -48,7 +48,12 @@ def test_every_command_reads_times_alike() -> None:
                 yield from options(below)
 
     every = list(options(main))
-    assert {each.name for each in every if each.type is TIME} >= {"since", "until", "before", "received_after"}
+    assert {each.name for each in every if each.type is TIME} >= {
+        "since",
+        "until",
+        "before",
+        "received_after",
+    }
     assert [each.opts for each in every if isinstance(each.type, click.DateTime)] == []
 
 

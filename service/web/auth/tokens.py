@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import structlog
 from aiohttp import web
@@ -23,6 +23,7 @@ from service.web.auth import sessions
 from service.web.handling.keys import IDENTITY, RES, Identity, Role
 from service.web.handling.middleware import add_help, problem, wants_page
 from service.web.handling.requests import ask
+from service.web.handling.site import is_ours
 from service.zendesk.signature import to_bytes
 
 REFUSAL_SECONDS = 0.25  # the delay of a wrong token
@@ -95,14 +96,12 @@ def check_origin(request: web.Request, *, is_browser: bool = True) -> None:
     """Raise Rejected (403) if another site caused the request, or if a browser does not tell which site did."""
     origin = request.headers.get("Origin")
     if (site := request.headers.get("Sec-Fetch-Site")) is not None:
-        is_ours = site in {"same-origin", "none"}
-    elif origin is not None:  # ignore the scheme: a proxy may terminate https
-        host = _host_of(origin)
-        ours = request.headers.get("Host", "").lower(), _host_of(request.app[RES].settings.public_url or "")
-        is_ours = host is not None and host in ours
+        is_allowed = site in {"same-origin", "none"}
+    elif origin is not None:
+        is_allowed = is_ours(request, origin)
     else:
-        is_ours = not is_browser
-    if not is_ours:
+        is_allowed = not is_browser
+    if not is_allowed:
         raise Rejected(403, "foreign_origin", "In a browser, only our own pages may do this.")
 
 
@@ -220,10 +219,3 @@ def _challenge(request: web.Request) -> web.Response:
     answer.headers["WWW-Authenticate"] = "Bearer"
     add_help(request, answer, "unauthorized")
     return answer
-
-
-def _host_of(origin: str) -> str | None:
-    try:
-        return urlsplit(origin).netloc.lower() or None
-    except ValueError:
-        return None

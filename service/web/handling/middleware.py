@@ -17,6 +17,7 @@ from service.web.handling import prefix
 from service.web.handling.keys import IDENTITY, RES
 from service.web.handling.rendering import render
 from service.web.handling.requests import MOST_DIGITS, ask
+from service.web.handling.site import came_from
 
 SERVER = "holdfast"  # without a version: it would tell known weaknesses
 HSTS = "max-age=31536000"
@@ -116,7 +117,7 @@ async def _answer(
         title = HTTPStatus(status).phrase
         # The advice on this code is about a file at Zendesk.
         code = "" if error.code == "not_found" else error.code
-        shown = {"title": title, "code": code, "detail": error.message}
+        shown = {"title": title, "code": code, "detail": error.message, "back": came_from(request)}
         answer = await render(request, "problem.html", status=status, **shown)
     else:
         answer = problem(status, error.code, error.message, **details)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -60,10 +60,20 @@ def parameters(request: web.Request, kind: type[Model]) -> Model:
     repeated = {name for name in request.query if len(request.query.getall(name)) > 1}
     if repeated:
         raise Rejected(400, "bad_parameter", f"{min(repeated)}: given more than once")
+    return read_parameters(dict(request.query), kind)
+
+
+def read_parameters(given: Mapping[str, str], kind: type[Model]) -> Model:
+    """Read values of a query string; raises Rejected (400) with the name of the wrong one, and what is allowed."""
     try:
-        return kind.model_validate(dict(request.query))
+        return kind.model_validate(given)
     except ValidationError as exc:
-        raise Rejected(400, "bad_parameter", _complaint(exc)) from None
+        error, complaint = exc.errors(include_url=False, include_input=False)[0], _complaint(exc)
+        if error["type"] == "extra_forbidden":
+            complaint = (
+                f"{error['loc'][0]}: there is no such parameter; there are {', '.join(kind.model_fields)}"
+            )
+        raise Rejected(400, "bad_parameter", complaint) from None
 
 
 async def body(request: web.Request, kind: type[BodyModel], most_bytes: int = MOST_BODY_BYTES) -> BodyModel:

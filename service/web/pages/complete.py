@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from service.backfill.record import History
 from service.backfill.requests import begin
-from service.errors import Rejected
 from service.postgres.selection import MOST_IDS
 from service.queries.days import ListName
 from service.queries.remarks import get_remarks
@@ -68,7 +67,7 @@ _TONES = {"complete": "good", "in_work": "busy", "incomplete": "warn", "unknown"
 @routes.get("/complete")
 async def show_complete(request: web.Request) -> web.Response:
     """Show the verdict, the search, the days, and what else Zendesk holds; or one day with a list."""
-    res, wanted = request.app[RES], _wanted(request)
+    res, wanted = request.app[RES], filters.parameters(request, SourceFilter)
     ledger = await ask(request, get_ledger(res.engine, res.settings, wanted))
     if wanted.day is not None:
         return await show(request, "complete_day.html", **_of_day(ledger, wanted, wanted.day))
@@ -98,14 +97,6 @@ async def search_again(request: web.Request) -> web.Response:
     return web.Response(
         status=303, headers={"Location": f"{path}notice=search_begun", "Cache-Control": "no-store"}
     )
-
-
-def _wanted(request: web.Request) -> SourceFilter:
-    given = {name: value for name, value in request.query.items() if value and name not in filters.OWN}
-    try:
-        return SourceFilter.model_validate(given)
-    except ValueError:
-        raise Rejected(400, "bad_parameter", "A parameter in this address is wrong.") from None
 
 
 def _plan_of_retry(ledger: Ledger) -> tuple[int, str] | None:

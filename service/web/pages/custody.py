@@ -25,7 +25,7 @@ from service.postgres.selection import MOST_REASON, LastingFilter
 from service.queries import custody
 from service.resources import Resources
 from service.web.handling.keys import IDENTITY, RES
-from service.web.handling.requests import MOST_DIGITS, ask, form
+from service.web.handling.requests import MOST_DIGITS, ask, form, read_parameters
 from service.web.handling.routes import Routes
 from service.web.pages.dismissals import ReasonForm
 from service.web.pages.frame import redirect, show
@@ -188,7 +188,7 @@ async def ask_for_rule(request: web.Request) -> web.Response:
 @routes.get("/retention/plan")
 async def plan_change(request: web.Request) -> web.Response:
     """Show what the rules would delete after a change, before it is saved."""
-    given, res = _read(request), request.app[RES]
+    given, res = read_parameters(dict(request.query), RuleForm), request.app[RES]
     made = given.change(await ask(request, custody.get_rules(res.engine)))
     check_rules(made.rules, res.settings.retention_floor_days)
     found = await _simulate(request, made.rules)
@@ -207,11 +207,3 @@ async def _simulate(request: web.Request, rules: Sequence[Rule] | None) -> custo
     res: Resources = request.app[RES]
     seconds, floor_days = SHARE * res.settings.database_seconds, res.settings.retention_floor_days
     return await ask(request, custody.get_simulation(res.engine, rules, floor_days, seconds))
-
-
-def _read(request: web.Request) -> RuleForm:
-    try:
-        return RuleForm.model_validate(dict(request.query))
-    except ValidationError as exc:
-        error = exc.errors(include_url=False, include_input=False)[0]
-        raise Rejected(400, "bad_parameter", f"{error['loc'][0]}: {error['msg']}") from None

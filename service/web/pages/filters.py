@@ -13,7 +13,7 @@ from service.postgres.email_tables import NOT_CAPTURED
 from service.postgres.selection import Selection, WebhookSelection
 from service.queries.emails import EmailFilter
 from service.queries.views import EmailView
-from service.web.handling.requests import Model
+from service.web.handling.requests import Model, read_parameters
 
 # Parameters that are no filters.
 OWN = ("notice", "live", "page", "what", "action", "view")
@@ -131,11 +131,8 @@ def onward(request: web.Request, cursor: str | None) -> str | None:
 
 
 def parameters(request: web.Request, kind: type[Model]) -> Model:
-    """Read the query of a list; raises Rejected (400)."""
-    try:
-        return kind.model_validate(_given(request))
-    except ValueError:
-        raise Rejected(400, "bad_parameter", "A parameter in this address is wrong.") from None
+    """Read the query of a list, without parameters of the page; raises Rejected (400) as for the API."""
+    return read_parameters(_given(request), kind)
 
 
 def words_of(wanted: Selection | WebhookSelection) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from aiohttp import web
 
-from service.errors import Rejected
 from service.queries import receipts
 from service.queries.pages import PageFilter
 from service.web.handling.keys import RES
@@ -16,7 +15,7 @@ routes = Routes()
 
 @routes.get("/receipts")
 async def list_receipts(request: web.Request) -> web.Response:
-    wanted = _page_of(request)
+    wanted = filters.parameters(request, PageFilter)
     page = await ask(request, receipts.list_receipts(request.app[RES].engine, wanted))
     onward = page.next_cursor and filters.address({"cursor": page.next_cursor}, request.path)
     return await show(request, "receipts.html", page=page, onward=onward)
@@ -26,11 +25,3 @@ async def list_receipts(request: web.Request) -> web.Response:
 async def show_receipt(request: web.Request) -> web.Response:
     receipt = await ask(request, receipts.get_receipt(request.app[RES].engine, number(request, "id")))
     return await show(request, "receipt.html", receipt=receipt)
-
-
-def _page_of(request: web.Request) -> PageFilter:
-    given = {name: value for name, value in request.query.items() if value and name not in filters.OWN}
-    try:
-        return PageFilter.model_validate(given)
-    except ValueError:
-        raise Rejected(400, "bad_parameter", "A parameter in this address is wrong.") from None
