@@ -62,6 +62,7 @@ def takeover(states: dict[str, str], *, only_plan: bool, yes: bool) -> None:
     if not plan.is_needed:
         click.echo(plan.reason_for_none, err=plan.standing.is_blocked)
         sys.exit(1 if plan.standing.is_blocked else 0)
+    _check_map(plan)
     _print(plan)
     if plan.stops:
         for stop in plan.stops:
@@ -71,6 +72,15 @@ def takeover(states: dict[str, str], *, only_plan: bool, yes: bool) -> None:
         return
     states = _ask(plan, states, yes=yes)
     _execute(states)
+
+
+def _check_map(plan: "TakeoverPlan") -> None:
+    """Raise UsageError for the meaning of a state that no row has, unless the table cannot be taken over anyway."""
+    if plan.unused and not plan.stops:
+        there = ", ".join(map(repr, plan.counts)) or "none"
+        raise click.UsageError(
+            f"--map: no e-mail has the state {plan.unused[0]!r}; the states are {printable(there)}."
+        )
 
 
 def _print(plan: "TakeoverPlan") -> None:

@@ -26,6 +26,8 @@ BATCH = 2_000  # rows per transaction
 # Short, because writers queue behind an ALTER TABLE that waits for its lock.
 LOCK_SECONDS = 0.5
 MAX_LOCK_WAIT_SECONDS = 60.0
+# Another object needs a column: https://www.postgresql.org/docs/current/errcodes-appendix.html
+_IN_THE_WAY = frozenset({"0A000", "2BP01"})  # feature_not_supported, dependent_objects_still_exist
 LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED = "55P03", "40P01"
 _INDEX = "uq_incoming_emails_idempotency_key"
 _NEW_INDEX = f"{_INDEX}_new"
@@ -260,12 +262,22 @@ async def _with_retries(step: str, work: Callable[[], Awaitable[T]]) -> T:
             if not isinstance(cause, DBAPIError) or cause.connection_invalidated:
                 raise
             if getattr(cause.orig, "sqlstate", None) not in {LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED}:
-                reason = str(getattr(cause.orig, "__cause__", cause.orig)).partition("\n")[0]
-                raise Permanent("takeover_refused", f"Postgres refuses to {step}: {reason}") from exc
+                raise Permanent(
+                    "takeover_refused", f"Postgres refuses to {step}: {_reason(cause.orig)}"
+                ) from exc
             if time.monotonic() > deadline:
                 held = f"Could not {step}: others held the lock for {MAX_LOCK_WAIT_SECONDS:g} s. Run the command again later."
                 raise Transient("lock_not_available", held) from exc
         await asyncio.sleep(0.2)
+
+
+def _reason(error: BaseException | None) -> str:
+    """Return the line of Postgres, and which other object is in the way; other details may have values of rows."""
+    refusal = getattr(error, "__cause__", None) or error
+    reason, detail = str(refusal).partition("\n")[0], getattr(refusal, "detail", None)
+    if not detail or getattr(refusal, "sqlstate", None) not in _IN_THE_WAY:
+        return reason
+    return f"{reason}: {'; '.join(detail.splitlines())}. Drop it before, and create it again afterwards"
 
 
 def _literal(value: str) -> str:

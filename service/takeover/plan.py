@@ -77,6 +77,11 @@ class TakeoverPlan:
         )
 
     @property
+    def unused(self) -> Sequence[str]:
+        """Return the states with a meaning that no row has; a takeover that has begun may have mapped them."""
+        return [] if self.is_begun else [state for state in self.given if state not in self.counts]
+
+    @property
     def reason_for_none(self) -> str:
         """Return one sentence on why no takeover is needed."""
         if self.standing.kind == "empty":

@@ -328,6 +328,32 @@ def test_obstacles_are_reported_before_any_change(url: str) -> None:
     assert "Cannot take over: The table attachments exists" in said
 
 
+def test_a_view_in_the_way_is_named_with_its_column(url: str) -> None:
+    fill(url)
+    sql(url, "CREATE VIEW open_work AS SELECT id FROM incoming_emails WHERE processing_status = 'pending'")
+
+    refused = take_over(url, "--yes", *MAPS)
+    sql(url, "DROP VIEW open_work")
+    done = take_over(url, "--yes", *MAPS)
+
+    assert refused[0] == 1
+    assert 'view open_work depends on column "processing_status". Drop it before, and' in refused[1]
+    assert done[0] == 0, done[1]
+
+
+def test_a_meaning_of_a_state_that_no_row_has_is_refused(url: str) -> None:
+    fill(url)
+
+    status, said = take_over(url, "--yes", *MAPS, "--map", "procesed=failed")
+    done, again = take_over(url, "--yes", *MAPS), take_over(url, "--yes", *MAPS)
+
+    assert status == 2
+    assert (
+        "no e-mail has the state 'procesed'; the states are '', 'archived', 'completed', 'failed', " in said
+    )
+    assert (done[0], again[0]) == (0, 0)
+
+
 def test_database_that_needs_no_takeover_gets_one_sentence(url: str) -> None:
     empty = take_over(url, "--yes")
     migrate(url, "upgrade", REVISIONS[0])
