@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from service.checks.probe import Check, failed
 from service.checks.zendesk import check_zendesk
 from service.errors import HoldfastError, certificate_problem
-from service.postgres.engine import pool_of
+from service.postgres.engine import WrongTables, pool_of
 from service.postgres.pool import TOO_MANY
 from service.queries import overview
 from service.queue.arq_queue import reason_of
@@ -82,11 +82,12 @@ class Ping:
             return {"ok": True, "milliseconds": self.milliseconds, **({"detail": detail} if detail else {})}
         if not isinstance(error, HoldfastError):
             return {"ok": False, "error": reason_of(error)}
+        is_about_tables = isinstance(error, WrongTables)
         reason = error.message if certificate_problem(error) else error.code
         return {
             "ok": False,
             "error": reason,
-            **({"detail": error.message} if error.code == TOO_MANY else {}),
+            **({"detail": error.message} if error.code == TOO_MANY or is_about_tables else {}),
         }
 
 

@@ -13,18 +13,13 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.postgres.operation_tables import TABLES
+from service.postgres.columns import lacking_columns
 
 SCRIPTS = Path(__file__).parent
 # A revision of Holdfast begins with the minute of its creation, so that revisions sort by age.
 _OURS = re.compile(r"\d{8}_\d{4}")
 _HAS_REVISIONS = text("SELECT to_regclass('alembic_version') IS NOT NULL")
 _REVISIONS = text("SELECT version_num FROM alembic_version ORDER BY version_num")
-_COLUMNS = text("""
-    SELECT relname || '.' || attname FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
-    WHERE attrelid = ANY(SELECT to_regclass(name) FROM unnest(CAST(:tables AS text[])) name)
-    AND attnum > 0 AND NOT attisdropped
-""")
 _NEWEST = "deploy the newest version of Holdfast again, or restore a backup that is as old as this version"
 _TAKE_OVER = "`holdfast takeover --plan` lists the steps to take it over"
 _OWN_DATABASE = "point DATABASE_URL to a database of Holdfast's own"
@@ -74,9 +69,7 @@ async def look(connection: AsyncConnection) -> DatabaseState:
     if await connection.scalar(_HAS_REVISIONS):
         revisions = (await connection.scalars(_REVISIONS)).all()
     known = await asyncio.to_thread(_known)
-    there = {*(await connection.scalars(_COLUMNS, {"tables": [*TABLES.tables]}))}
-    needed = [str(column) for table in TABLES.tables.values() for column in table.c]
-    return judge(revisions, [column for column in needed if column not in there], known)
+    return judge(revisions, await lacking_columns(connection), known)
 
 
 def judge(revisions: Sequence[str], lacking: Sequence[str], known: Mapping[str, str]) -> DatabaseState:

@@ -52,6 +52,14 @@ TOO_LONG = "value_too_long"
 
 _TRANSACTION = "READ COMMITTED"
 
+
+class WrongTables(Transient):
+    """The database answers, and lacks tables or columns of this version: nobody migrated it, or took it over."""
+
+    def __init__(self, code: str = "database_unavailable") -> None:
+        super().__init__(code, "The tables are not those of this version: `holdfast check` says what to do.")
+
+
 # Fails where a write would fail, and writes nothing.
 _WRITE_CHECK = text("""
     DO $$ BEGIN
@@ -305,7 +313,7 @@ def _outage(exc: DBAPIError) -> Transient:
         )
     state = str(getattr(exc.orig, "sqlstate", None) or "")
     if state.startswith(_WRONG_TABLES) and state != asyncpg.InsufficientPrivilegeError.sqlstate:
-        return Transient(code, "The tables are not those of this version: `holdfast check` says what to do.")
+        return WrongTables(code)
     return Transient(code, f"Postgres: {type(exc.orig).__name__}")
 
 

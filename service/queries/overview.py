@@ -13,6 +13,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from service.config.settings import Settings
 from service.postgres.alert_tables import Alert
+from service.postgres.columns import lacking_columns
 from service.postgres.email_tables import (
     DISMISSED,
     DISMISSED_WEBHOOK,
@@ -27,7 +28,7 @@ from service.postgres.email_tables import (
     QuarantinedWebhook,
     in_status,
 )
-from service.postgres.engine import check_writable, connect, run
+from service.postgres.engine import WrongTables, check_writable, connect, run
 from service.postgres.rows import BRIEF_TEXT
 from service.postgres.search import BY_ERROR
 from service.queries.calls import ApiUseView, api_use_of
@@ -257,6 +258,8 @@ async def ping(engine: AsyncEngine) -> None:
     async def check(conn: AsyncConnection) -> None:
         await check_writable(conn)
         await conn.execute(select(IncomingEmail.id).limit(1))
+        if await lacking_columns(conn):
+            raise WrongTables
 
     await run(engine, PING_SECONDS, check)
 

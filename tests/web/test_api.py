@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from service.config.settings import Settings
 from service.local.zendesk.stand_in import Zendesk
 from service.postgres.email_tables import Attachment, Attempt, IncomingEmail
+from service.telemetry import logs
 from service.telemetry.version import commit, version
 from tests.conftest import API_TOKEN, Client, serving
 from tests.support.api import AUTHORIZED, EMAILS, ask, refused
@@ -451,6 +452,41 @@ async def test_readyz_is_503_and_names_the_missing_dependency(
     }
     assert "hunter2" not in str(answer)
     assert alive == {"status": "ok", "version": version(), "commit": commit()}
+
+
+@pytest.mark.parametrize(
+    ("change", "back"),
+    [
+        ("incoming_emails RENAME late TO late_before", "incoming_emails RENAME late_before TO late"),
+        ("saved_filters RENAME TO filters_before", "filters_before RENAME TO saved_filters"),
+    ],
+)
+async def test_without_a_table_or_column_of_this_version_nothing_is_ready(
+    settings: Settings,
+    zendesk: Zendesk,
+    database: asyncpg.Connection,
+    change: str,
+    back: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logs.configure("json", "INFO")
+    await database.execute(f"ALTER TABLE {change}")
+    try:
+        async with serving(settings, zendesk) as client:
+            answer = await client.get("/readyz", status=503)
+            said = ""
+            async with asyncio.timeout(20):
+                while "database_away" not in said:
+                    said += capsys.readouterr().out
+                    await asyncio.sleep(0.05)
+    finally:
+        await database.execute(f"ALTER TABLE {back}")
+
+    assert answer["status"] == "not_ready"
+    found = answer["checks"]["database"]
+    assert (found["ok"], found["error"]) == (False, "database_unavailable")
+    assert found["detail"] == "The tables are not those of this version: `holdfast check` says what to do."
+    assert found["detail"] in said
 
 
 async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

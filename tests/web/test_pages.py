@@ -79,6 +79,19 @@ async def test_empty_overview_explains_how_to_connect_zendesk(client: Server) ->
     assert "/webhooks/zendesk" in await read(client, "/emails")
 
 
+async def test_overview_of_a_database_that_nobody_migrated_says_so(
+    client: Server, database: asyncpg.Connection
+) -> None:
+    await database.execute("ALTER TABLE alerts RENAME TO alerts_before")
+    try:
+        page = words_of(await read(client, "/", status=503))
+    finally:
+        await database.execute("ALTER TABLE alerts_before RENAME TO alerts")
+
+    assert "The tables are not those of this version" in page
+    assert "Postgres cannot be reached." not in page
+
+
 async def test_overview_without_postgres_says_so_and_recovers(settings: Settings, zendesk: Zendesk) -> None:
     async with before_postgres(settings) as (proxy, through), serving(through, zendesk) as client:
         proxy.cut()

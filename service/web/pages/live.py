@@ -14,7 +14,7 @@ from aiohttp import web
 from service.checks.dependencies import check_credentials, check_dependencies, dependencies
 from service.checks.probe import Check
 from service.errors import HoldfastError, Transient
-from service.postgres.engine import within
+from service.postgres.engine import WrongTables, within
 from service.queries import alerts, failures, overview
 from service.queries.alerts import AlertView
 from service.queries.failures import FailureGroup
@@ -111,6 +111,8 @@ class Live:
         now = datetime.now(UTC)
         try:
             snapshot = Snapshot(now, *await within(self.res.settings.database_seconds, self._query()))
+        except WrongTables as exc:
+            snapshot = Snapshot(now, error=exc.message)
         except HoldfastError:
             snapshot = Snapshot(now, error="Postgres cannot be reached.")
         except Exception:
