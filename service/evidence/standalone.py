@@ -1,12 +1,13 @@
 """Verify an export of Holdfast's evidence log: `python3 verify.py`, in the unpacked directory.
 
 It needs Python 3.11 or newer, no other package, no network and no Holdfast. It exits with 0 if everything that it checks
-is right, and with 1 if anything is wrong. `--key` and `--root` compare with what you know from elsewhere.
+is right, with 1 if anything is wrong, and with 2 for an option that is no such value. `--key` and `--root` compare with what you know from elsewhere.
 """
 
 import argparse
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,8 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Verify the export beside this file; return the exit code."""
     parser = argparse.ArgumentParser(description="Verify an export of Holdfast's evidence log.")
     parser.add_argument("directory", nargs="?", default=str(Path(__file__).resolve().parent))
-    parser.add_argument("--key", help="the public key that you know, in hexadecimal digits")
-    parser.add_argument("--root", action="append", default=[], help="a head that you know, as SIZE:ROOT")
+    parser.add_argument("--key", type=known_key, help="the public key that you know, in hexadecimal digits")
+    parser.add_argument(
+        "--root", action="append", default=[], type=known_head, help="a head that you know, as SIZE:ROOT"
+    )
     options = parser.parse_args(arguments)
     export = Export(Path(options.directory))
     try:
@@ -49,6 +52,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if export.wrong else 0
 
 
+def known_key(text: str) -> str:
+    """Read a public key as a person copied it; raises ArgumentTypeError."""
+    key = text.strip().lower()
+    if not re.fullmatch("[0-9a-f]{64}", key):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a public key of 64 hexadecimal digits")
+    return key
+
+
+def known_head(text: str) -> tuple[int, str]:
+    """Read SIZE:ROOT as a person copied it; raises ArgumentTypeError."""
+    size, _, root = text.strip().lower().partition(":")
+    if not (re.fullmatch("[0-9]{1,18}", size) and re.fullmatch("[0-9a-f]{64}", root)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not SIZE:ROOT, a number and 64 hexadecimal digits")
+    return int(size), root
+
+
 class Export:
     """An unpacked export: what was proven of it, what is wrong, and what is left open."""
 
@@ -58,7 +77,7 @@ class Export:
         self.wrong: list[str] = []
         self.open: list[str] = []
 
-    def verify(self, key: str | None, roots: Sequence[str]) -> None:
+    def verify(self, key: str | None, roots: Sequence[tuple[int, str]]) -> None:
         """Check heads, leaves and files."""
         data = json.loads((self.directory / "evidence.json").read_text("utf-8"))
         heads = {int(head["number"]): self._head(head, data["log"]) for head in data["heads"]}
@@ -110,19 +129,18 @@ class Export:
             self.open.append(
                 f"Whose key signed the heads: compare {', '.join(keys)} with the key that you were told, or use --key"
             )
-        elif keys == [key.lower()]:
-            self.proven.append(f"All heads are signed with the key that you named, {key.lower()}.")
+        elif keys == [key]:
+            self.proven.append(f"All heads are signed with the key that you named, {key}.")
         else:
             self.wrong.append(f"heads are signed with {', '.join(keys)}, not with the key that you named")
 
-    def _known(self, heads: Mapping[int, Mapping[str, Any]], roots: Sequence[str]) -> None:
+    def _known(self, heads: Mapping[int, Mapping[str, Any]], roots: Sequence[tuple[int, str]]) -> None:
         """Compare heads with those that a person has from elsewhere, such as a mail."""
         by_size = {int(said["size"]): str(said["root"]) for said in heads.values()}
-        for known in roots:
-            size, _, root = known.partition(":")
-            if by_size.get(int(size)) == root.lower():
+        for size, root in roots:
+            if by_size.get(size) == root:
                 self.proven.append(f"The head of {size} leaves is the one that you know.")
-            elif int(size) in by_size:
+            elif size in by_size:
                 self.wrong.append(f"the head of {size} leaves has another root than the one that you know")
             else:
                 self.open.append(f"The head of {size} leaves that you know: it is not in this export.")

@@ -92,6 +92,9 @@ def check_export(unpacked: Path, first: int, key: str, root: str) -> None:
     assert (unpacked / "emails" / str(first) / "request.body").read_bytes() == b'{"number": 1}'
     assert run_program(unpacked, "--key", "00" * 32)[0] == 1
     assert run_program(unpacked, "--root", f"{root.partition(':')[0]}:{'00' * 32}")[0] == 1
+    for slip in (("--root", "nonsense"), ("--root", root[:-1]), ("--root", f"x{root}"), ("--key", key[:-1])):
+        code, output = run_program(unpacked, *slip)
+        assert (code, "WRONG" in output) == (2, False), output
     chance = random.Random(7)
     for change in (change_file, change_facts, change_head, change_proof, add_file):
         undo = change(unpacked, chance)
@@ -126,7 +129,7 @@ def run_program(directory: Path, *arguments: str) -> tuple[int, str]:
         check=False,
         env={},
     )
-    assert not done.stderr
+    assert bool(done.stderr) == (done.returncode == 2), done.stderr
     return done.returncode, done.stdout
 
 
