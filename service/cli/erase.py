@@ -203,6 +203,7 @@ def _show_plan(plan: "ErasurePlanView", *, as_json: bool) -> None:
 
 def _show(erasure: "ErasureView", *, as_json: bool) -> None:
     """Print an erasure; exits with 3 if it waits for the release of holds."""
+    messages = "" if erasure.scope == "file" else ", with the messages"
     if as_json:
         print_json(erasure)
     else:
@@ -216,7 +217,7 @@ def _show(erasure: "ErasureView", *, as_json: bool) -> None:
                 ("ended", shown_time(erasure.ended_at) if erasure.ended_at else None),
                 ("reason", erasure.reason),
                 ("e-mails", erasure.emails),
-                ("files", f"{erasure.files} ({erasure.bytes:,} bytes)"),
+                ("files", f"{erasure.files} ({erasure.bytes:,} bytes{messages})"),
                 ("quarantine", erasure.webhooks),
                 ("suspended", erasure.suspended),
                 ("held by", ", ".join(erasure.held_by) or None),

@@ -653,10 +653,15 @@ async def test_a_command_and_a_page_erase_after_a_plan(
         begun = response
     async with asking(client, "/erasures/2") as response:
         shown = await response.text()
+    async with asking(client, "/activity") as response:
+        activity = await response.text()
+    in_words = await typed(settings, "erasures", "show", "1")
 
     assert (planned.returncode, left) == (0, 2)
     assert (json.loads(done.stdout)["status"], json.loads(done.stdout)["emails"]) == ("done", 1)
     assert "Erase all e-mails of the sender sender-1@customer.example?" in plan
     assert (begun.status, begun.headers["Location"]) == (303, "/erasures/2?notice=erasure_begun")
     assert "Erasure 2" in shown
+    assert '<a href="/erasures/2">erasure 2</a>' in activity
+    assert "0 (0 bytes, with the messages)" in in_words.stdout
     assert "sender-1@" not in shown
