@@ -33,8 +33,6 @@ TARGET_SECONDS = 1.0
 
 _Recorded = tuple[Stats, dict[str, str], Differences, ApiUseView | None, int]
 
-_AWAY = {"database": "database_away", "redis": "redis_away"}
-
 log = structlog.get_logger()
 routes = Routes("Health")
 
@@ -87,7 +85,7 @@ async def open_answers(app: web.Application) -> AsyncIterator[None]:
     answers = app[ANSWERS] = Answers(
         Shared(lambda: ping_all(res, TARGET_SECONDS), 0), Shared(lambda: _metrics(res), 0)
     )
-    async with background(lambda: _log_away(res)):
+    async with background(lambda: _log_redis(res)):
         yield
     await answers.pings.close()
     await answers.metrics.close()
@@ -99,13 +97,12 @@ async def healthz(request: web.Request) -> web.Response:
     return web.json_response(request.app[ALIVE])
 
 
-async def _log_away(res: Resources) -> None:
-    """Log at the start what is down, or not migrated: otherwise it shows only with the first webhook."""
-    for each in dependencies(res):
-        if event := _AWAY.get(each.name):
-            entry = (await ping(each)).for_strangers()
-            if not entry["ok"]:
-                log.warning(event, error=entry.get("detail") or entry["error"])
+async def _log_redis(res: Resources) -> None:
+    """Log at the start if Redis is down: otherwise a wrong REDIS_URL shows only with the first webhook."""
+    redis = next(each for each in dependencies(res) if each.name == "redis")
+    entry = (await ping(redis)).for_strangers()
+    if not entry["ok"]:
+        log.warning("redis_away", error=entry["error"])
     await asyncio.Event().wait()
 
 

@@ -17,7 +17,6 @@ from pydantic import SecretStr
 from service.config.settings import Settings
 from service.local.zendesk.stand_in import Zendesk
 from service.postgres.email_tables import Attachment, Attempt, IncomingEmail
-from service.telemetry import logs
 from service.telemetry.version import commit, version
 from tests.conftest import API_TOKEN, Client, serving
 from tests.support.api import AUTHORIZED, EMAILS, ask, refused
@@ -467,18 +466,11 @@ async def test_without_a_table_or_column_of_this_version_nothing_is_ready(
     database: asyncpg.Connection,
     change: str,
     back: str,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    logs.configure("json", "INFO")
     await database.execute(f"ALTER TABLE {change}")
     try:
         async with serving(settings, zendesk) as client:
             answer = await client.get("/readyz", status=503)
-            said = ""
-            async with asyncio.timeout(20):
-                while "database_away" not in said:
-                    said += capsys.readouterr().out
-                    await asyncio.sleep(0.05)
     finally:
         await database.execute(f"ALTER TABLE {back}")
 
@@ -486,7 +478,6 @@ async def test_without_a_table_or_column_of_this_version_nothing_is_ready(
     found = answer["checks"]["database"]
     assert (found["ok"], found["error"]) == (False, "database_unavailable")
     assert found["detail"] == "The tables are not those of this version: `holdfast check` says what to do."
-    assert found["detail"] in said
 
 
 async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
