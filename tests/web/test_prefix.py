@@ -156,7 +156,7 @@ async def test_below_a_prefix_all_links_stay_below_it(
         assert signed_out == f"{PREFIX}/sign-in"
         assert outside == []
         # The request still cannot be parsed, and some forms have fields that nobody filled in.
-        unfilled = {"/holds", "/retention/plan", "/failures/acknowledge"}
+        unfilled = {"/holds", "/retention/plan", "/erasures/plan", "/failures/acknowledge"}
         unfilled |= {"/quarantine/1/replay", "/quarantine/1/edit"}
         refused = {path.partition("?")[0] for path, status in browser.seen.items() if status >= 400}
         assert refused == {f"{PREFIX}{path}" for path in unfilled}

@@ -7,6 +7,9 @@ from aiohttp import web
 from service.web.handling.keys import RES
 from service.web.handling.prefix import prefix_of
 
+# Pages without an address of their own, because a form posts what they are about; and the page of that form.
+_FORMS = {"/erasures/plan": "/erasures"}
+
 
 def is_ours(request: web.Request, address: str) -> bool:
     """Tell whether an address is of this site; ignore the scheme, since a proxy may terminate https."""
@@ -24,6 +27,7 @@ def came_from(request: web.Request) -> str | None:
     path = parts.path.removeprefix(prefix) if f"{parts.path}/".startswith(f"{prefix}/") else ""
     if not path.startswith("/") or path.startswith("//"):
         return None
+    path = _FORMS.get(path, path)
     place = f"{path}?{parts.query}" if parts.query else path
     return None if place == request.path_qs else place
 

@@ -54,12 +54,6 @@ async def list_all(request: web.Request) -> web.Response:
     return await show(request, "erasures.html", page=page, onward=onward, kinds=KINDS, most=MOST_SENDER)
 
 
-@routes.get("/erasures/plan")
-async def return_to_form(request: web.Request) -> web.Response:  # noqa: ARG001 as aiohttp calls it
-    """Lead to the form of a plan: no address has what a plan is about."""
-    return web.Response(status=303, headers={"Location": "/erasures", "Cache-Control": "no-store"})
-
-
 @routes.post("/erasures/plan")
 async def show_plan(request: web.Request) -> web.Response:
     """Show what an erasure would delete. A form posts it: an address would keep whom it is about."""
