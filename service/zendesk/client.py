@@ -35,6 +35,8 @@ from service.zendesk.writes import WriteMethod, write
 READ = "read"
 # A page of a hundred comments, each with at most 64 kB of text in three forms; a page is held in memory.
 MOST_PAGE_BYTES = 24 * 1024**2
+# JSON and HTML write some characters as six: a page of so many comments fits whatever their texts are.
+FEWER_ITEMS = "10"
 # Simultaneous requests of one process to the API; each may hold a page.
 CALLS_AT_ONCE = 16
 # For one call, and for a request for an access token.
@@ -216,17 +218,23 @@ class ZendeskClient:
     ) -> AsyncGenerator[dict[str, object]]:
         """Yield page after page, until there is no next one; at most `most`. For the others see `get`.
 
+        A page that is too large is asked for with fewer items, and so are those after it.
         https://developer.zendesk.com/api-reference/introduction/pagination/
         """
-        page = await self.get(path, query, reserve=reserve, turn=turn)
-        yield page
-        for _ in range(most - 1):
-            links = page.get("links")
-            following = links.get("next") if isinstance(links, dict) else None
-            if not isinstance(following, str):
+        url: object = self._url(path, query)
+        for _ in range(most):
+            if not isinstance(url, str):
                 return
-            page = await self._get(following, reserve=reserve, turn=turn)
+            try:
+                page = await self._get(url, reserve=reserve, turn=turn)
+            except Permanent as exc:
+                fewer = str(URL(url).update_query({"page[size]": FEWER_ITEMS}))
+                if exc.code != "too_large" or fewer == url:
+                    raise
+                page = await self._get(fewer, reserve=reserve, turn=turn)
             yield page
+            links = page.get("links")
+            url = links.get("next") if isinstance(links, dict) else None
 
     @asynccontextmanager
     async def file(self, address: str, expected: Expected, limits: Limits) -> AsyncIterator[Download]:
@@ -321,7 +329,8 @@ class ZendeskClient:
             try:
                 file = await opened()
             except Permanent as exc:
-                if exc.code not in _SIGN_IN or not await access.has_ended():
+                may_have_ended = self._gives_originals and exc.code in _SIGN_IN
+                if not may_have_ended or not await access.has_ended():
                     raise
                 file = await opened()
         except HoldfastError as exc:

@@ -281,6 +281,25 @@ async def test_a_named_comment_that_zendesk_does_not_show_fails_whatever_files_a
     assert [file["status"] for file in email["attachments"]] == ["stored"]
 
 
+async def test_long_comments_of_others_fail_no_email(
+    client: Client, worker: Worker, zendesk: Zendesk, database: asyncpg.Connection
+) -> None:
+    """A sender can write into each of his tickets: a page of a hundred such comments is too large."""
+    text, at = '"' * 64_000, datetime.now(UTC) - timedelta(hours=3)
+    about: dict[str, Any] = {"channel": "web", "role": "end-user", "author": ("Mia", "mia@customer.example")}
+    for number in range(70):
+        made_at = at + timedelta(seconds=number)
+        zendesk.add_comment(77, body=text, html_body=text, created_at=made_at, **about)
+    old = zendesk.add_email(77, text="old", created_at=at - timedelta(hours=1))
+
+    for comment_id in (zendesk.add_email(77, text="new"), old):
+        receipt = await client.send(zendesk.announcement(77, comment_id))
+        await client.until(receipt["email_id"], "completed")
+
+    texts = await database.fetch("SELECT text FROM messages ORDER BY email_id")
+    assert {row["text"] for row in texts} >= {"new", "old"}
+
+
 @pytest.mark.parametrize("ticket", ["{{ticket.id}}", "TICKET-1", "\u0663\u0665"])
 async def test_a_ticket_that_is_no_number_fails_whatever_files_are_listed(
     ticket: str, client: Client, worker: Worker, zendesk: Zendesk

@@ -100,6 +100,7 @@ async def test_a_token_that_has_ended_is_replaced_and_says_nothing_of_the_accoun
     zendesk.state.gives_originals = True
     zendesk.add_email(7, original=EML)
     [comment] = zendesk.state.comments["7"]
+    await fetch(res, str(comment["audit_id"]))
     await res.zendesk.get("/api/v2/tickets/7/comments.json")
     zendesk.state.access_tokens.clear()
 
@@ -125,17 +126,18 @@ async def test_a_refusal_is_the_accounts_once_a_new_token_gets_it_too(
         200, token, "Content-Type: application/json", "Connection: close"
     )
     server.answers["/api/v2/users/me.json"] = ok(b"{}", "Content-Type: application/json")
-    server.answers[PATH] = answered
+    server.answers[PATH] = ok(EML, RFC822)
     async with open_resources(settings.model_copy(update={"zendesk_url": server.url("")})) as account:
-        await account.zendesk.get("/api/v2/users/me.json")  # Zendesk accepts the token
+        await fetch(account)  # it gives originals
+        await account.zendesk.get("/api/v2/users/me.json")  # and accepts the token
+        server.answers[PATH] = answered
         errors = [await refusal(account), await refusal(account)]
 
     assert [error.code for error in errors] == ["original_not_available"] * 2
     assert [request.split(" ")[1] for request in server.requests if "/api/" not in request] == [
-        "/oauth/tokens",
+        *("/oauth/tokens", PATH),
         PATH,
-        "/oauth/tokens",
-        PATH,
+        *("/oauth/tokens", PATH),
     ]
 
 
