@@ -749,8 +749,10 @@ GROUPS = (
             ),
             Advice(
                 "rule_unreadable",
-                "A newer version of Holdfast wrote a retention rule. This version deletes nothing.",
-                "Finish the upgrade, or remove the rule with the newer version.",
+                "A newer version of Holdfast wrote a retention rule, or an earlier one accepted a rule that can match no e-mail."
+                " This version deletes nothing by rules.",
+                "Finish the upgrade, or remove the rule with the newer version. If the message names the rule, correct its"
+                " filter, or remove it.",
             ),
             Advice(
                 "finding_not_found",

@@ -11,11 +11,10 @@ from service.cli.times import TIME, TIME_HELP
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from service.postgres.selection import Selection
     from service.queries.pages import PageFilter
 
 F = TypeVar("F", bound=Callable[..., Any])
-S = TypeVar("S", bound="Selection")
+S = TypeVar("S", bound="BaseModel")
 P = TypeVar("P", bound="BaseModel")
 W = TypeVar("W", bound="PageFilter")
 MOST_ID = 2**63 - 1

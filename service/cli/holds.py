@@ -19,7 +19,7 @@ from service.cli.times import shown_time
 from service.formatting import counted
 
 if TYPE_CHECKING:
-    from service.postgres.selection import LastingFilter
+    from service.postgres.selection import LastingFilter, StoredFilter
     from service.queries.custody import HoldDetail, HoldView
     from service.resources import Resources
 
@@ -33,6 +33,10 @@ COLUMNS = (
 )
 # The filters of holds and of retention rules: facts of an e-mail that do not change by themselves.
 LASTING = ("ticket", "sender", "received_after", "received_before")
+NOTHING_MATCHES = (
+    "no e-mail on record matches the filter. Look how ticket and sender are written: `holdfast emails list`."
+    " What comes later, and e-mails without a known sender, are covered."
+)
 
 everything_option = click.option("--everything", is_flag=True, help="All e-mails: no filter.")
 _reason_option = click.option(
@@ -127,17 +131,17 @@ def release(name: str, *, reason: str, yes: bool, as_json: bool) -> None:
 
 def lasting_filter(chosen: dict[str, str | None], *, everything: bool) -> "LastingFilter | None":
     """Return the filter of the options; None without one, an empty one with --everything."""
-    from service.postgres.selection import LastingFilter, Selection
+    from service.postgres.selection import LastingFilter
 
     given = {name: value for name, value in chosen.items() if value is not None}
     if given and everything:
         raise click.UsageError("Give either --everything or filters.")
     if not (given or everything):
         return None
-    return LastingFilter.model_validate(selection(Selection, given).model_dump(include={*LASTING}))
+    return selection(LastingFilter, given)
 
 
-def said_filter(wanted: "LastingFilter") -> str:
+def said_filter(wanted: "StoredFilter") -> str:
     fields = wanted.model_dump(mode="json", exclude_none=True)
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in fields.items()) or "everything"
 
@@ -153,6 +157,8 @@ def _state(hold: "HoldView") -> str:
 
 
 def _print_hold(hold: "HoldDetail", *, as_json: bool) -> None:
+    if hold.matching == 0 and hold.released_at is None:
+        click.echo(f"Warning: {NOTHING_MATCHES}", err=True)
     if as_json:
         print_json(hold)
         return

@@ -113,10 +113,10 @@ def purge(*, dry_run: bool, yes: bool, as_json: bool) -> None:
 
 
 async def _simulate(res: "Resources") -> "Simulation":
-    from service.custody.retention_rules import load_rules
+    from service.custody.retention_rules import load_binding_rules
     from service.custody.simulation import simulate
 
-    rules = await res.run(load_rules)
+    rules = await res.run(load_binding_rules)
     return await simulate(res.engine, rules, res.settings.retention_floor_days)
 
 

@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.custody.retention_rules import Rule, load_rules
+from service.custody.retention_rules import Rule, load_binding_rules
 from service.postgres.email_tables import (
     FINISHED,
     OPEN_FAILED,
@@ -89,7 +89,7 @@ async def due(
     It reads all e-mails after `after_id` until it has found enough, in statements of their own: call it outside of a
     transaction, for some thousands at once, and `lock_due` inside of each transaction that deletes.
     """
-    rules = await load_rules(conn)
+    rules = await load_binding_rules(conn)
     kept = [rule.keep_days for rule in rules if rule.keep_days is not None]
     if not kept or not await conn.scalar(_any_older_than(max(floor_days, min(kept)))):
         return []
@@ -114,7 +114,7 @@ async def lock_due(conn: AsyncConnection, email_ids: Sequence[int], *, floor_day
     wanted = IncomingEmail.id == any_(literal(email_ids, ARRAY(BigInteger)))
     locked = select(IncomingEmail.id).where(wanted).order_by(IncomingEmail.id)
     ids = (await conn.scalars(locked.with_for_update(skip_locked=True))).all()
-    rules = await load_rules(conn)
+    rules = await load_binding_rules(conn)
     if not (rules and ids):
         return []
     rows = select(*_COLUMNS).where(IncomingEmail.id == any_(literal(ids, ARRAY(BigInteger))))

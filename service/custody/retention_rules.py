@@ -16,7 +16,7 @@ from service.jobs.retries import record_act
 from service.postgres.engine import connect, transaction
 from service.postgres.held_emails import take_custody
 from service.postgres.hold_tables import RetentionRule
-from service.postgres.selection import LastingFilter
+from service.postgres.selection import LastingFilter, StoredFilter, read_filter
 from service.resources import Resources
 
 MOST_RULES = 100
@@ -33,7 +33,7 @@ class Rule:
     """
 
     name: str
-    filter: LastingFilter
+    filter: StoredFilter
     keep_days: int | None
     includes_failed: bool = False
 
@@ -64,12 +64,22 @@ async def load_rules(conn: AsyncConnection) -> list[Rule]:
     """
     rows = await conn.execute(select(RetentionRule.__table__).order_by(RetentionRule.position))
     try:
-        return [
-            Rule(row.name, LastingFilter.model_validate(row.filter), row.keep_days, row.includes_failed)
-            for row in rows
-        ]
+        return [Rule(row.name, read_filter(row.filter), row.keep_days, row.includes_failed) for row in rows]
     except ValidationError:
         raise Permanent("rule_unreadable", "A newer version of Holdfast wrote a retention rule.") from None
+
+
+async def load_binding_rules(conn: AsyncConnection) -> list[Rule]:
+    """Return the rules to delete by.
+
+    Raises Permanent also for a rule of an earlier version that can match no e-mail: what it was to keep must not go.
+    """
+    rules = await load_rules(conn)
+    for rule in rules:
+        if not isinstance(rule.filter, LastingFilter):
+            message = f"Rule {rule.name} can match no e-mail: correct its filter, or remove it."
+            raise Permanent("rule_unreadable", message)
+    return rules
 
 
 def version_of(rules: Sequence[Rule]) -> str:

@@ -1,7 +1,7 @@
 """The scope of an erasure: all of a sender, of a ticket, one e-mail, or one file; and the e-mails in it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -11,10 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.custody.mentions import Mentions
 from service.errors import Rejected
-from service.postgres.selection import MOST_SENDER
+from service.postgres.selection import MOST_SENDER, MOST_TICKET, sender_address, ticket_number
 
 ScopeKind = Literal["sender", "ticket", "email", "file", "zendesk"]
-MOST_TICKET = 200  # characters
 # Zendesk restores a deleted ticket within this time, if somebody asks for it.
 RESTORABLE_DAYS = 30
 _MOST_ID = 2**63 - 1
@@ -52,15 +51,18 @@ def scope_of(given: dict[str, str | int | None]) -> Scope:
         raise Rejected(422, "erasure_scope", "Give exactly one of sender, ticket, email, file and zendesk.")
     [(kind, subject)] = chosen
     is_fit = {
-        "sender": 0 < len(subject) <= MOST_SENDER,
-        "ticket": 0 < len(subject) <= MOST_TICKET,
+        "sender": len(subject) <= MOST_SENDER,
+        "ticket": len(subject) <= MOST_TICKET,
         "email": subject.isdecimal() and int(subject) <= _MOST_ID,
         "file": bool(_SHA256.fullmatch(subject)),
         "zendesk": subject == DELETED_IN_ZENDESK.subject,
     }[kind]
-    if not is_fit or "\0" in subject:
+    if not is_fit:
         raise Rejected(422, "erasure_scope", f"This is no {_NAMES[kind]}.")
-    return Scope(kind, subject)
+    try:
+        return Scope(kind, _EXACT.get(kind, str)(subject))
+    except ValueError as exc:
+        raise Rejected(422, "erasure_scope", f"The {kind} {exc}.") from None
 
 
 async def emails_in(conn: AsyncConnection, scope: Scope, after: int, last: int, limit: int) -> list[int]:
@@ -79,6 +81,8 @@ async def comments_of(conn: AsyncConnection, email_ids: Sequence[int]) -> list[s
     return list(await conn.scalars(_COMMENTS, {"email_ids": list(email_ids)}))
 
 
+# The same rule as of holds: what a hold would refuse, an erasure would not find.
+_EXACT: dict[str, Callable[[str], str]] = {"sender": sender_address, "ticket": ticket_number}
 _NAMES = {
     "sender": f"address of at most {MOST_SENDER} characters",
     "ticket": f"ticket of at most {MOST_TICKET} characters",

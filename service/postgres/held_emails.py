@@ -36,7 +36,7 @@ from service.postgres.engine import is_in_transaction
 from service.postgres.hold_tables import HeldEmail, Hold
 from service.postgres.message_tables import MergedEmail, Message
 from service.postgres.search import matches
-from service.postgres.selection import LastingFilter
+from service.postgres.selection import LastingFilter, StoredFilter, read_filter
 
 # Any fixed number. Transactions that delete e-mails share this advisory lock. One that sets a hold or changes a retention
 # rule has it alone.
@@ -53,7 +53,7 @@ class _Filter(NamedTuple):
     """The filter of a hold in force."""
 
     hold_id: int
-    wanted: LastingFilter
+    wanted: StoredFilter
 
 
 async def held_among(conn: AsyncConnection, email_ids: Sequence[int]) -> dict[int, list[str]]:
@@ -88,7 +88,7 @@ async def holds_on(conn: AsyncConnection, email_ids: Sequence[int]) -> dict[int,
     if not (holds and email_ids):
         return {}
     covered = {(row.email_id, row.hold_id) for row in await conn.execute(_listed(email_ids))}
-    filters = [_Filter(row.id, read_filter(row.filter)) for row in holds if row.filter is not None]
+    filters = [_Filter(row.id, binding_filter(row.filter)) for row in holds if row.filter is not None]
     for first in range(0, len(filters), _FILTERS):
         covered.update(await _covered_by(conn, filters[first : first + _FILTERS], email_ids))
     names = {row.id: row.name for row in holds}
@@ -98,21 +98,34 @@ async def holds_on(conn: AsyncConnection, email_ids: Sequence[int]) -> dict[int,
     return found
 
 
-def read_filter(stored: object) -> LastingFilter:
+def binding_filter(stored: object) -> StoredFilter:
+    """Read what a hold in force covers.
+
+    A filter that an earlier version accepted although it can match no e-mail, such as an empty ticket, covers everything:
+    nobody can tell what it is to protect.
+    """
+    wanted = shown_filter(stored)
+    if isinstance(wanted, LastingFilter):
+        return wanted
+    log.warning("hold_filter_unfit")
+    return LastingFilter()
+
+
+def shown_filter(stored: object) -> StoredFilter:
     """Read the filter of a hold. One of a newer version covers everything: this version cannot tell which e-mails it leaves out."""
     try:
-        return LastingFilter.model_validate(stored)
+        return read_filter(stored)
     except ValidationError:
         log.warning("hold_filter_unknown")
         return LastingFilter()
 
 
-def covers(wanted: LastingFilter, versions: Subquery) -> ColumnElement[bool]:
+def covers(wanted: StoredFilter, versions: Subquery) -> ColumnElement[bool]:
     """Match a version of an e-mail's facts; an unknown fact matches."""
     return func.coalesce(and_(true(), *matches(wanted.selection, versions)), true())
 
 
-def versions_of(email_ids: Sequence[int], filters: Sequence[LastingFilter]) -> Subquery:
+def versions_of(email_ids: Sequence[int], filters: Sequence[StoredFilter]) -> Subquery:
     """Select the e-mails, once for each combination of the senders and times that are known of it.
 
     The webhook and the message may name different senders. An e-mail that a back-fill found was received long after it

@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from service.errors import Rejected
 from service.formatting import one_line
@@ -20,12 +29,23 @@ WebhookAction = Literal["replay", "dismiss", "undismiss"]
 NONE = "none"
 MOST_SENDER = 400  # characters in the index of senders
 
+MOST_TICKET = 200  # characters
+
 MOST_REASON = 500  # characters
 MOST_IDS = 200  # in a filter
 
 STORABLE = r"^[^\u0000]*$"  # what a text column of Postgres accepts
 # The pattern documents the validator's rule.
 Text = Annotated[str, Field(json_schema_extra={"pattern": STORABLE})]
+
+# Blanks around a ticket or an address are no part of it. An address has no blank, no bracket, and nothing that cannot be seen.
+TICKET_FORM = r"^\s*[1-9][0-9]*\s*$"
+_NO_ADDRESS = r"\s<>,;@\u0000-\u001f\u007f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff"
+ADDRESS_FORM = rf"^\s*[^:{_NO_ADDRESS}]+@[^{_NO_ADDRESS}]*[^.{_NO_ADDRESS}]\s*$"
+
+# The patterns document the rules of `ticket_number` and `sender_address`.
+TicketNumber = Annotated[str, Field(max_length=MOST_TICKET, json_schema_extra={"pattern": TICKET_FORM})]
+SenderAddress = Annotated[str, Field(max_length=MOST_SENDER, json_schema_extra={"pattern": ADDRESS_FORM})]
 
 _NUMBER = re.compile(r"\s*[+-]?[0-9.]*\s*")  # pydantic would take it for seconds since 1970
 
@@ -45,6 +65,20 @@ def _aware(value: datetime) -> datetime:
 
 # A time without a zone is in UTC.
 Time = Annotated[datetime, BeforeValidator(_written), AfterValidator(_aware)]
+
+
+def ticket_number(value: str) -> str:
+    """Return a ticket's number without blanks around it; raises ValueError for anything else."""
+    if not re.fullmatch(TICKET_FORM, value):
+        raise ValueError("is no ticket: write its number alone, as in 35434")
+    return value.strip()
+
+
+def sender_address(value: str) -> str:
+    """Return the address of a sender without blanks around it; raises ValueError for anything else."""
+    if not re.fullmatch(ADDRESS_FORM, value):
+        raise ValueError("is no address: write one address alone, without a name, as in ann@customer.example")
+    return value.strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +169,17 @@ class Selection(BaseModel):
         return value
 
 
-class LastingFilter(BaseModel):
-    """A filter of facts that last: it selects the same e-mails tomorrow, and those that come."""
+class StoredFilter(BaseModel):
+    """A filter of facts that last, as it is on record: it selects the same e-mails tomorrow, and those that come.
+
+    Earlier versions kept blanks, which are ignored, and refused nothing.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    ticket: Text | None = Field(None, max_length=200, description="The ticket's number, as in the webhook")
+    ticket: Text | None = Field(
+        None, max_length=MOST_TICKET, description="The ticket's number, as in the webhook"
+    )
     sender: Text | None = Field(
         None, max_length=MOST_SENDER, description="The sender's address; case does not matter"
     )
@@ -152,10 +191,52 @@ class LastingFilter(BaseModel):
         """Return the same filter as lists and bulk retries use it."""
         return Selection.model_validate(self.model_dump(exclude_none=True))
 
+    @field_validator("ticket", "sender", mode="before")
+    @classmethod
+    def _trimmed(cls, value: object) -> object:
+        return value.strip() if isinstance(value, str) else value
+
     @field_validator("ticket", "sender")
     @classmethod
     def _storable(cls, value: str | None) -> str | None:
         return _storable(value)
+
+
+class LastingFilter(StoredFilter):
+    """A filter of a new hold or rule: what can match no e-mail is refused, for it would be in force and protect nothing."""
+
+    ticket: TicketNumber | None = Field(None, description="The ticket's number, as in the webhook")
+    sender: SenderAddress | None = Field(None, description="The sender's address alone; case does not matter")
+    received_before: Time | None = Field(
+        None, description="Before this time, and later than `received_after`; UTC where no zone is given"
+    )
+
+    @field_validator("ticket")
+    @classmethod
+    def _number(cls, value: str | None) -> str | None:
+        return None if value is None else ticket_number(value)
+
+    @field_validator("sender")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        return None if value is None else sender_address(value)
+
+    @field_validator("received_before")
+    @classmethod
+    def _later(cls, value: datetime | None, info: ValidationInfo) -> datetime | None:
+        after = info.data.get("received_after")
+        if value and after and value <= after:
+            raise ValueError("is not later than received_after: no time is between them")
+        return value
+
+
+def read_filter(stored: object) -> StoredFilter:
+    """Read a filter on record; only a LastingFilter would be accepted now. Raises ValidationError for a newer version's."""
+    wanted = StoredFilter.model_validate(stored)
+    try:
+        return LastingFilter.model_validate(wanted.model_dump())
+    except ValidationError:
+        return wanted
 
 
 class WebhookSelection(BaseModel):

@@ -13,10 +13,10 @@ from service.custody.holds import NAME, no_hold
 from service.custody.retention_rules import Rule, load_rules, version_of
 from service.custody.simulation import RuleOutcome, Simulation, simulate
 from service.postgres.engine import connect
-from service.postgres.held_emails import read_filter
+from service.postgres.held_emails import binding_filter, shown_filter
 from service.postgres.hold_tables import HeldEmail, Hold
 from service.postgres.search import count
-from service.postgres.selection import LastingFilter
+from service.postgres.selection import StoredFilter
 from service.queries.views import View
 
 MAX_HOLDS = 500
@@ -28,7 +28,7 @@ class HoldView(View):
 
     name: str
     reason: str
-    filter: LastingFilter | None = Field(
+    filter: StoredFilter | None = Field(
         description="It covers what matches, now and later; null: only listed e-mails; without a field: everything"
     )
     listed: int = Field(description="The number of e-mails that it lists")
@@ -55,7 +55,7 @@ class RuleView(View):
     """A retention rule. The first one that matches an e-mail decides."""
 
     name: str
-    filter: LastingFilter = Field(description="Without a field it matches everything")
+    filter: StoredFilter = Field(description="Without a field it matches everything")
     keep_days: int | None = Field(description="Days after the end of the job; null: for ever")
     includes_failed: bool = Field(description="Also deletes e-mails that need attention")
 
@@ -157,7 +157,8 @@ def _holds() -> Select[*tuple[Any, ...]]:
 
 
 def _shown(row: Mapping[Any, Any]) -> dict[str, Any]:
-    return {**row, "filter": None if row["filter"] is None else read_filter(row["filter"])}
+    read = binding_filter if row["released_at"] is None else shown_filter
+    return {**row, "filter": None if row["filter"] is None else read(row["filter"])}
 
 
 def _shown_simulation(result: Simulation) -> SimulationView:

@@ -9,9 +9,11 @@ from typing import Any
 
 import asyncpg
 import pytest
+from pydantic import ValidationError
 from sqlalchemy import delete
 
 from service.custody.holds import HoldOrder, release_hold, set_hold
+from service.custody.scopes import scope_of
 from service.errors import Rejected
 from service.postgres.email_tables import IncomingEmail
 from service.postgres.engine import connect, transaction
@@ -65,6 +67,11 @@ async def held(res: Resources, *email_ids: int) -> dict[int, list[str]]:
         ({"received_before": NOON}, {"received_at": NOON, "sent_at": NOON - HOUR}),
         ({"ticket": "4711", "sender": ADA}, {"from_email": None}),  # nobody knows who sent it
         ({"of_a_newer_version": 1}, {}),
+        ({"ticket": " 4711\n"}, {}),  # earlier versions kept blanks
+        ({"sender": f" {ADA} "}, {"from_email": ADA}),
+        ({"ticket": ""}, {}),  # and accepted what can match no e-mail
+        ({"sender": "Ada <ada@a.example>"}, {}),
+        ({"received_after": NOON, "received_before": NOON - HOUR}, {}),
     ],
 )
 async def test_a_filter_covers_what_matches_or_may_match(
@@ -83,6 +90,8 @@ async def test_a_filter_covers_what_matches_or_may_match(
         ({"ticket": "1", "sender": ADA}, {"from_email": None}),
         ({"sender": "da@a.example"}, {"from_email": ADA}),
         ({"received_before": NOON}, {"received_at": NOON}),
+        ({"ticket": " 471 "}, {}),
+        ({"sender": f" {BOB} "}, {"from_email": ADA}),
         (None, {}),
     ],
 )
@@ -93,6 +102,53 @@ async def test_a_filter_leaves_out_what_cannot_match(
     await add_hold(database, "one", wanted)
 
     assert await held(res, email_id) == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        *(({"ticket": value}, "ticket") for value in ("", " ", "#4711", "ticket 4711", "4711,4712", "04711")),
+        *(
+            ({"sender": value}, "sender")
+            for value in (
+                "",
+                " ",
+                f"Ada <{ADA}>",
+                f"{ADA}, {BOB}",
+                "a.example",
+                "@a.example",
+                f"mailto:{ADA}",
+            )
+        ),
+        *(({"sender": value}, "sender") for value in (f"{ADA}.", f"\u200b{ADA}", "ada @a.example", "ada@")),
+        ({"received_after": NOON, "received_before": NOON}, "received_before"),
+        ({"received_after": NOON, "received_before": NOON - HOUR}, "received_before"),
+    ],
+)
+def test_a_filter_that_can_match_nothing_is_refused_by_holds_rules_and_erasures(
+    given: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(ValidationError) as error:
+        LastingFilter.model_validate(given)
+
+    [problem] = error.value.errors()
+    assert problem["loc"] == (field,)
+    assert "write" in problem["msg"] or "later" in problem["msg"]
+    if field in {"ticket", "sender"}:
+        with pytest.raises(Rejected) as refused:
+            scope_of(given)
+        assert (refused.value.status, refused.value.code) == (422, "erasure_scope")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("ticket", "4711"), ("sender", ADA), ("sender", "O'Hara+x@müller.example"), ("sender", "a@[192.0.2.1]")],
+)
+def test_blanks_around_a_ticket_or_an_address_are_no_part_of_it(field: str, value: str) -> None:
+    written = {field: f" \t{value}\u00a0\n"}
+
+    assert LastingFilter.model_validate(written).model_dump()[field] == value
+    assert scope_of({**written}).subject == value
 
 
 async def test_the_sender_and_the_dates_of_the_message_count_too(

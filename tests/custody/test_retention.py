@@ -23,7 +23,7 @@ from service.custody.retention_rules import (
 )
 from service.errors import Permanent, Rejected
 from service.postgres.engine import connect, transaction
-from service.postgres.selection import LastingFilter
+from service.postgres.selection import LastingFilter, StoredFilter
 from service.resources import Resources
 from tests.custody.test_holds import ADA, BOB, add_hold
 from tests.support.rows import NOON, add
@@ -47,7 +47,7 @@ class Email:
         is_lacking = self.columns["error_code"] == "not_captured"
         return (has_failed or is_lacking) and bool(self.columns["dismissed_attempt"] != 1)
 
-    def matches(self, wanted: LastingFilter) -> bool:
+    def matches(self, wanted: StoredFilter) -> bool:
         sender, received_at = self.columns["from_email"], self.columns["received_at"]
         return (
             wanted.ticket in (None, self.columns["zendesk_ticket_id"])
@@ -267,3 +267,44 @@ async def test_a_rule_of_a_newer_version_stops_all_deletions(
     async with connect(res.engine) as conn:
         with pytest.raises(Permanent, match="newer version"):
             await retention.due(conn, 0, 10, floor_days=30)
+
+
+async def test_a_rule_that_can_match_nothing_stops_all_deletions_until_a_person_removes_it(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    """An earlier version accepted it: what it was to keep for ever must not go by the next rule."""
+    earlier = {"name": "earlier", "filter": '{"ticket": ""}', "keep_days": None}
+    await add(database, "retention_rules", position=0, created_by="ada", **earlier)
+
+    async with connect(res.engine) as conn:
+        with pytest.raises(Permanent, match="earlier can match no e-mail"):
+            await retention.due(conn, 0, 10, floor_days=30)
+        await change(res, lambda rules: remove_rule(rules, "earlier"))
+
+        assert await retention.due(conn, 0, 10, floor_days=30) == []
+
+
+async def test_a_rule_of_an_earlier_version_keeps_what_it_names_although_it_has_a_blank(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    for ticket in ("1", "2"):
+        email_id = await add(
+            database,
+            zendesk_ticket_id=ticket,
+            idempotency_key=ticket,
+            processing_status="completed",
+            sync_status="synced",
+        )
+    await database.execute(
+        "UPDATE incoming_emails SET (received_at, completed_at) = (now() - interval '91 days', now() - interval '90 days')"
+    )
+    kept = {"name": "kept", "filter": '{"ticket": " 1 "}', "keep_days": None}
+    await add(database, "retention_rules", position=0, created_by="ada", **kept)
+    await add(
+        database, "retention_rules", position=1, created_by="ada", name="all", filter="{}", keep_days=30
+    )
+
+    async with connect(res.engine) as conn:
+        due = await retention.due(conn, 0, 10, floor_days=30)
+
+    assert due == [retention.Due(email_id, "all")]

@@ -60,6 +60,8 @@ async def test_api_sets_shows_and_releases_a_hold(client: Server, email_id: int)
         ({"filter": {"status": "failed"}}, 400),  # it changes by itself
         ({"filter": {"q": "invoice"}}, 400),
         ({"filter": {}, "name": "-new"}, 400),
+        ({"filter": {"ticket": "#4711"}}, 400),
+        ({"filter": {"sender": ""}}, 400),
         ({"filter": {}, "emails": [10**30]}, 400),
         ({}, 409),
         ({"emails": [4711]}, 404),
@@ -188,6 +190,27 @@ async def test_commands_set_show_and_release_a_hold(settings: Settings, email_id
     assert json.loads(shown.stdout)["matching"] == 1
     assert "held by:       lawsuit" in email.stdout
     assert "Hold lawsuit is released" in released.stdout
+
+
+async def test_a_hold_that_nothing_matches_is_shown_with_a_warning(
+    client: Server, settings: Settings
+) -> None:
+    made = await typed(settings, "holds", "create", "early", "--sender", f" {ADA} ", "--reason", "Miller")
+    refused = [
+        await typed(settings, *words, "--ticket", "")
+        for words in (
+            ("holds", "create", "other", "--reason", "x"),
+            ("retention", "add", "other", "--for-ever", "--yes"),
+            ("erase", "--dry-run"),
+        )
+    ]
+
+    assert f"sender {ADA}\n" in made.stdout
+    assert "Warning: no e-mail on record matches the filter" in made.stderr
+    assert "No e-mail on record matches the filter" in words_of(await read(client, "/holds/early"))
+    for each in refused:
+        assert each.returncode == 2
+        assert "write its number alone" in each.stderr
 
 
 async def test_commands_simulate_ask_and_save_rules(settings: Settings, email_id: int) -> None:

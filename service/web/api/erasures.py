@@ -7,8 +7,8 @@ from aiohttp import web
 from pydantic import ConfigDict, Field
 
 from service.custody import erasure
-from service.custody.scopes import MOST_TICKET, scope_of
-from service.postgres.selection import MOST_REASON, MOST_SENDER
+from service.custody.scopes import scope_of
+from service.postgres.selection import ADDRESS_FORM, MOST_REASON, MOST_SENDER, MOST_TICKET, TICKET_FORM
 from service.queries.erasures import (
     ErasurePage,
     ErasurePlanView,
@@ -26,11 +26,10 @@ from service.web.handling.routes import Routes
 routes = Routes("Erasures")
 
 
-_SOME_TEXT = r"^[^\u0000]*[^\s\u0000][^\u0000]*$"
 _HASH = "^[0-9a-f]{64}$"
 _SCOPES: Mapping[str, Mapping[str, object]] = {
-    "sender": {"type": "string", "pattern": _SOME_TEXT, "maxLength": MOST_SENDER},
-    "ticket": {"type": "string", "pattern": _SOME_TEXT, "maxLength": MOST_TICKET},
+    "sender": {"type": "string", "pattern": ADDRESS_FORM, "maxLength": MOST_SENDER},
+    "ticket": {"type": "string", "pattern": TICKET_FORM, "maxLength": MOST_TICKET},
     "email": {"type": "integer", "minimum": 1, "maximum": 2**63 - 1},
     "file": {"type": "string", "pattern": _HASH},
     "zendesk": {"type": "string", "const": "deleted"},

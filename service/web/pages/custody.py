@@ -64,7 +64,8 @@ class FilterForm(BaseModel):
             return LastingFilter.model_validate(given) if given or self.everything else None
         except ValidationError as exc:
             error = exc.errors(include_url=False, include_input=False)[0]
-            raise Rejected(400, "bad_body", f"{error['loc'][0]}: {error['msg']}") from None
+            message = error["msg"].removeprefix("Value error, ")
+            raise Rejected(400, "bad_body", f"{error['loc'][0]}: {message}") from None
 
 
 class HoldForm(FilterForm):
