@@ -837,6 +837,11 @@ GROUPS = (
                 "Nothing at first: it is asked again. If it lasts, check `TIMESTAMP_URL`.",
             ),
             Advice(
+                "head_differs",
+                "The storage has other bytes in each place where a head of the evidence log may be.",
+                "Somebody wrote there: look at the object that the log names, and move it away from the prefix `heads/`.",
+            ),
+            Advice(
                 "timestamp_wrong",
                 "The time stamp authority gave something else than a time stamp of this head.",
                 "Check `TIMESTAMP_URL`: it must be an authority of RFC 3161.",

@@ -9,6 +9,7 @@ import structlog
 from sqlalchemy import BigInteger, DateTime, LargeBinary, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.errors import Permanent
 from service.evidence.keys import SigningKeys
 from service.evidence.tree import Tree
 from service.resources import Resources
@@ -54,13 +55,28 @@ async def make(conn: AsyncConnection, log_id: str, tree: Tree, keys: SigningKeys
 
 
 async def put(res: Resources) -> int:
-    """Put heads that the storage does not have into it; return how many. Raises as `objects.put` does."""
+    """Put heads that the storage does not have into it; return how many.
+
+    After a restore of Postgres, the storage may have another head of the same number. It stays, and ours gets a key of its
+    own. Raises as `objects.put` does, and Permanent("head_differs") if the storage has something else there, too.
+    """
     waiting = await res.run(_not_stored)
     for head in waiting:
-        await objects.keep_head(res.storage, head.object_key, document(head.body, head.signature))
-        number = {"number": head.number}
-        await res.run(lambda conn, number=number: conn.execute(_STORED, number))  # type: ignore[misc]
+        stored = {"number": head.number, "object_key": await _put(res, head)}
+        await res.run(lambda conn, stored=stored: conn.execute(_STORED, stored))  # type: ignore[misc]
     return len(waiting)
+
+
+async def _put(res: Resources, head: Any) -> str:  # noqa: ANN401 a row
+    """Return the key under which the storage has exactly this head."""
+    content = document(head.body, head.signature)
+    log_id = str(json.loads(head.body)["log"])
+    for key in keys_of(log_id, head.number, fingerprint(head.body, head.signature)):
+        await objects.keep_head(res.storage, key, content)
+        if await objects.read_head(res.storage, key) == content:
+            return key
+        log.warning("evidence_head_differs", key=key)
+    raise Permanent("head_differs", f"the storage has other bytes in the place of head {head.number}")
 
 
 def document(body: str, signature: bytes) -> bytes:
@@ -71,6 +87,11 @@ def document(body: str, signature: bytes) -> bytes:
 def key_of(log_id: str, number: int) -> str:
     """Return the key of a head in storage, by which the newest is found without Postgres."""
     return f"heads/{log_id}/{number:012}.json"
+
+
+def keys_of(log_id: str, number: int, own: str) -> tuple[str, str]:
+    """Return the keys that a head may have: by its number, or by its own fingerprint if another head is there."""
+    return key_of(log_id, number), f"heads/{log_id}/{number:012}-{own[:16]}.json"
 
 
 def fingerprint(body: str, signature: bytes) -> str:
@@ -96,6 +117,8 @@ _NOTE = text("UPDATE evidence_log SET head_at = :at WHERE id = 1").bindparams(
     bindparam("at", type_=DateTime(timezone=True))
 )
 _NOT_STORED = text("""
-SELECT number, body, signature, object_key FROM evidence_heads WHERE stored_at IS NULL ORDER BY number LIMIT :limit
+SELECT number, body, signature FROM evidence_heads WHERE stored_at IS NULL ORDER BY number LIMIT :limit
 """)
-_STORED = text("UPDATE evidence_heads SET stored_at = now() WHERE number = :number")
+_STORED = text(
+    "UPDATE evidence_heads SET (stored_at, object_key) = (now(), :object_key) WHERE number = :number"
+)

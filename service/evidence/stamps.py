@@ -79,7 +79,7 @@ async def _not_stamped(conn: AsyncConnection) -> Any:  # noqa: ANN401 a row
 
 _NEWEST = text("""
 SELECT number, body, signature, object_key FROM (SELECT * FROM evidence_heads ORDER BY number DESC LIMIT 1) AS head
-WHERE stamp IS NULL
+WHERE stamp IS NULL AND stored_at IS NOT NULL
 """)
 _STAMPED = text("""
 UPDATE evidence_heads SET stamp = :stamp, stamped_at = now(), stamp_error = NULL WHERE number = :number

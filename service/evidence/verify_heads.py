@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import Permanent
 from service.evidence.findings import Finding, Report
-from service.evidence.heads import document, fingerprint, key_of
+from service.evidence.heads import document, fingerprint, keys_of
 from service.evidence.keys import is_signed, public_of, signing_keys
 from service.evidence.stamps import is_about
 from service.resources import Resources
@@ -33,7 +33,7 @@ async def verify_heads(res: Resources, report: Report) -> None:
             _judge_key(head, previous, trusted, kept_key, report)
         if head.stamp is not None and not is_about(head.stamp, document(head.body, head.signature)):
             report.add(Finding("stamp_wrong", f"the time stamp of head {head.number} is not about it"))
-        await _check_stored(res, head, key_of(log.log_id, head.number), stored, report)
+        await _check_stored(res, head, stored, report)
         previous = head
     report.counts["heads"] = len(heads)
     _check_others(stored - {head.object_key for head in heads}, log.log_id, report)
@@ -59,7 +59,7 @@ def _problem_of(head: Any, previous: Any, log_id: str) -> str | None:  # noqa: A
     differing = [name for name, value in json.loads(head.body).items() if expected.get(name) != value]
     if differing:
         return f"it was signed with another {', '.join(sorted(differing))}"
-    if head.object_key != key_of(log_id, head.number):
+    if head.object_key not in keys_of(log_id, head.number, fingerprint(head.body, head.signature)):
         return "it names another object"
     if previous is not None and (previous.size > head.size or previous.at > head.at):
         return "it is older or smaller than the head before it"
@@ -74,18 +74,12 @@ def _judge_key(head: Any, previous: Any, trusted: set[bytes], kept_key: bytes, r
         report.count("heads_with_key_of_postgres")
 
 
-async def _check_stored(
-    res: Resources,
-    head: Any,  # noqa: ANN401 a row
-    key: str,
-    stored: set[str],
-    report: Report,
-) -> None:
-    if head.stored_at is None and key not in stored:
+async def _check_stored(res: Resources, head: Any, stored: set[str], report: Report) -> None:  # noqa: ANN401 a row
+    if head.stored_at is None and head.object_key not in stored:
         report.count("heads_not_stored_yet")
         return
     try:
-        content = await objects.read_head(res.storage, key)
+        content = await objects.read_head(res.storage, head.object_key)
     except Permanent:
         report.add(Finding("head_not_in_storage", f"the storage lacks head {head.number}"))
         return

@@ -13,7 +13,7 @@ Method = Literal["GET", "HEAD"]
 KEY = re.compile(r"sha256/[0-9a-f]{2}/[0-9a-f]{62}")
 ALL = "sha256/"
 # Heads of the evidence log, and their time stamps, are the only objects that are not named by their content.
-HEAD_KEY = re.compile(r"heads/[0-9a-f]{32}/[0-9]{12}\.(json|tsr)")
+HEAD_KEY = re.compile(r"heads/[0-9a-f]{32}/[0-9]{12}(-[0-9a-f]{16})?\.(json|tsr)")
 HEADS = "heads/"
 RANGES = tuple(f"{ALL}{number:02x}/" for number in range(256))
 

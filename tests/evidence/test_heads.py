@@ -1,6 +1,7 @@
 """Signed heads: their keys, their time stamps, and where they are put."""
 
 import asyncio
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import asyncpg
 import pytest
 from pydantic import SecretStr
 
-from service.errors import HoldfastError
+from service.errors import HoldfastError, Permanent
 from service.evidence import stamps
+from service.evidence.heads import fingerprint, key_of, keys_of, put
 from service.evidence.work import make_head
 from service.queries.evidence import get_evidence
 from service.queries.evidence_archive import Request
@@ -59,6 +61,47 @@ async def test_a_head_that_the_storage_has_already_is_not_overwritten(res: Resou
     await objects.keep_head(res.storage, key, b"another")
 
     assert before == await objects.read_head(res.storage, key)
+
+
+async def test_a_head_whose_number_is_taken_in_the_storage_gets_a_key_of_its_own(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    """As after a restore: the storage has heads that Postgres does not know any more."""
+    await populate(res, 1)
+    log_id, last = await database.fetchval("SELECT log_id FROM evidence_log"), await make_head(res)
+    taken = key_of(log_id, last + 1)
+    await objects.keep_head(res.storage, taken, b"another")
+    await make_head(res)
+    view = (await get_evidence(res.engine, res.settings)).head
+    await make_head(res)
+
+    assert view is not None
+    assert view.object_key not in (None, taken)
+    assert view.root.encode() in await objects.read_head(res.storage, str(view.object_key))
+    assert await objects.read_head(res.storage, taken) == b"another"
+    assert await codes(res) == {"head_only_in_storage"}
+    newest = (await get_evidence(res.engine, res.settings)).head
+    assert newest is not None
+    assert newest.object_key == key_of(log_id, last + 2)
+
+
+async def test_a_head_is_not_called_stored_while_the_storage_has_other_bytes_in_its_places(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    await populate(res, 1)
+    await make_head(res)
+    await database.execute("UPDATE evidence_heads SET stored_at = NULL WHERE number = 1")
+    head = await database.fetchrow("SELECT * FROM evidence_heads WHERE number = 1")
+    assert head is not None
+    body = json.loads(head["body"])
+    for key in keys_of(body["log"], 1, fingerprint(head["body"], head["signature"])):
+        await res.storage.remove(key)
+        await objects.keep_head(res.storage, key, b"another")
+
+    with pytest.raises(Permanent, match="other bytes"):
+        await put(res)
+
+    assert await database.fetchval("SELECT stored_at FROM evidence_heads WHERE number = 1") is None
 
 
 async def test_heads_have_time_stamps_that_openssl_verifies(
