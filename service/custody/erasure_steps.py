@@ -31,9 +31,8 @@ from service.postgres.held_emails import held_among, share_custody
 from service.postgres.tombstones import (
     content_hash,
     is_erased,
-    is_erased_request,
+    is_erased_email,
     request_hashes,
-    ticket_hashes,
 )
 
 EMAILS = 100  # of one step
@@ -317,8 +316,7 @@ _DELETE_WEBHOOKS = {
     for table in _WEBHOOKS.values()
 }
 _LATE = _statement(f"""
-SELECT id, {is_erased_request("email")}
-    OR {is_erased(ticket_hashes("email.account_id", "email.zendesk_ticket_id"), "created_at")} AS is_erased
+SELECT id, {is_erased_email("email", "created_at")} AS is_erased
 FROM incoming_emails AS email LEFT JOIN messages ON email_id = id
 WHERE id > :after ORDER BY id LIMIT :limit
 """)  # noqa: S608 words of ours

@@ -32,7 +32,7 @@ CODES = {
     "row_changed": "a row is not what was logged",
     "row_not_logged": "a row was never logged",
     "logged_twice": "an e-mail was accepted twice with different contents",
-    "erased_but_present": "a row is present whose entry was erased",
+    "erased_but_present": "a row is present that was erased",
     "object_missing": "the storage lacks an object",
     "object_changed": "an object has other bytes",
 }

@@ -10,6 +10,7 @@ from sqlalchemy import BigInteger, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.evidence.findings import Finding, Report, read_facts
+from service.evidence.verify_erased import erased_but_present
 from service.postgres.engine import transaction
 from service.postgres.evidence_log import GONE, ROWS, TOLD
 
@@ -65,6 +66,7 @@ async def verify_emails(
         entries = await _entries(conn, given)
         rows = await _rows(conn, given)
         attempts = await _attempts(conn, given)
+        report.add(*await erased_but_present(conn, given))
     for email_id in sorted(entries.keys() | rows.keys()):
         found = judge(email_id, entries.get(email_id, ()), rows.get(email_id, {}), attempts.get(email_id, {}))
         report.count("emails")

@@ -78,6 +78,12 @@ def is_erased_request(row: str) -> str:
     return is_erased([*request_hashes(key, signature, body), *comment_hashes(account, ticket, comment)])
 
 
+def is_erased_email(row: str, created_at: str) -> str:
+    """Return the condition that an e-mail on record has a tombstone, also by the time when its comment was made."""
+    ticket = ticket_hashes(f"{row}.account_id", f"{row}.zendesk_ticket_id")
+    return f"({is_erased_request(row)} OR {is_erased(ticket, created_at)})"
+
+
 def _accounts(account: str) -> tuple[str, str]:
     return f"coalesce({account}, '')", f"'{ANY_ACCOUNT}'"
 

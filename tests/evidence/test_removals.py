@@ -4,15 +4,16 @@ import hashlib
 
 import asyncpg
 
-from service.custody import erasure, objects, receipts
-from service.custody.holds import HoldOrder, set_hold
+from service.custody import erasure, objects, receipts, tombstone_copies
+from service.custody.holds import HoldOrder, release_hold, set_hold
 from service.custody.removal import remove
 from service.custody.scopes import scope_of
+from service.evidence import later
 from service.postgres import evidence_log
 from service.postgres.engine import connect, transaction
 from service.resources import Resources
 from tests.support.erasing_emails import tables_with
-from tests.support.evidence import codes, kinds, place_all, populate
+from tests.support.evidence import codes, kinds, place_all, populate, verified
 
 
 async def erase(res: Resources, **scope: str | int) -> None:
@@ -48,6 +49,42 @@ async def test_nothing_can_be_guessed_of_what_was_removed_and_all_is_proven(
     assert {"removed": 3, "receipt": 4}.items() <= (await kinds(database)).items()
     for gone in [hashlib.sha256(b'{"number": 1}').hexdigest(), file, *of_whole]:
         assert await tables_with(database, gone) == []
+
+
+async def test_what_an_older_version_brought_back_is_found_until_a_copy_of_the_tombstones_erases_it(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    """During a rollback, a version without tombstones received the erased webhook and the erased file again."""
+    ids = await populate(res)
+    # The statements of an older version record nothing.
+    await database.execute("CREATE TEMP TABLE email AS SELECT * FROM incoming_emails WHERE id = $1", ids[0])
+    await database.execute("UPDATE email SET id = 900")
+    await database.execute("CREATE TEMP TABLE file AS SELECT * FROM attachments WHERE email_id = $1", ids[2])
+    await erase(res, email=ids[0])
+    await erase(res, file=await database.fetchval("SELECT sha256 FROM file"))
+    before = await codes(res)
+
+    await database.execute("INSERT INTO incoming_emails OVERRIDING SYSTEM VALUE SELECT * FROM email")
+    await database.execute("DELETE FROM attachments WHERE email_id = $1", ids[2])
+    await database.execute("INSERT INTO attachments SELECT * FROM file")
+    await later.record_all(res, "ann (shell)")
+    back = [each for each in (await verified(res)).findings if "is here again" in each["message"]]
+    await set_hold(res, HoldOrder("tax-2026", "The auditor asked for it.", email_ids=[900]), "ann (api)")
+    held = [each for each in (await verified(res)).findings if "is here again" in each["message"]]
+    await release_hold(res, "tax-2026", "ann (api)", "Over.")
+    lines = [line async for line in tombstone_copies.copied(res)]
+    done = await erasure.run(res, await tombstone_copies.restore(res, lines, "ann (shell)"))
+
+    assert before == set()
+    assert {(each["code"], each["email_id"]) for each in back} == {
+        ("erased_but_present", 900),
+        ("erased_but_present", ids[2]),
+    }
+    assert {each["email_id"] for each in held} == {ids[2]}
+    assert done.status == "done"
+    assert await database.fetchval("SELECT count(*) FROM incoming_emails WHERE id = 900") == 0
+    await place_all(res)
+    assert await codes(res) == set()
 
 
 async def test_an_erased_reason_is_recorded_again_without_what_it_said(

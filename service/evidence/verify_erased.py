@@ -1,0 +1,41 @@
+"""Find rows of what was erased: a version that knows no tombstones may have brought it back, as during a rollback."""
+
+from collections.abc import Mapping
+
+from sqlalchemy import BigInteger, bindparam, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.evidence.findings import Finding
+from service.postgres.held_emails import holds_on
+from service.postgres.tombstones import content_hash, is_erased, is_erased_email
+
+
+async def erased_but_present(conn: AsyncConnection, given: Mapping[str, int]) -> list[Finding]:
+    """Find e-mails and files that tombstones recognise.
+
+    While an erasure runs, it deletes them. Held ones stay on purpose, also when they come back.
+    """
+    emails = [*await conn.scalars(_EMAILS, given)]
+    files = (await conn.execute(_FILES, given)).all()
+    held = await holds_on(conn, sorted({*emails, *(row.email_id for row in files)}))
+    found = [(email_id, f"e-mail {email_id}") for email_id in emails]
+    found += [(row.email_id, f"file {row.position} of e-mail {row.email_id}") for row in files]
+    return [
+        Finding("erased_but_present", f"{what} was erased, and is here again", email_id)
+        for email_id, what in found
+        if email_id not in held
+    ]
+
+
+_BOUNDS = [bindparam(name, type_=BigInteger()) for name in ("after", "until")]
+_NONE_RUNS = "NOT EXISTS (SELECT FROM erasures WHERE ended_at IS NULL)"
+_EMAILS = text(f"""
+SELECT id FROM incoming_emails AS email LEFT JOIN messages ON email_id = id
+WHERE id > :after AND id <= :until AND {_NONE_RUNS} AND {is_erased_email("email", "created_at")} ORDER BY id
+""").bindparams(*_BOUNDS)  # noqa: S608 words of ours
+_FILES = text(f"""
+SELECT email_id, position FROM attachments
+WHERE email_id > :after AND email_id <= :until AND sha256 IS NOT NULL AND {_NONE_RUNS}
+    AND {is_erased([content_hash("sha256")])}
+ORDER BY email_id, position
+""").bindparams(*_BOUNDS)  # noqa: S608 words of ours
