@@ -3,6 +3,7 @@
 import errno
 import os
 import secrets
+import stat
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
@@ -36,8 +37,15 @@ def opened_output(path: Path | None) -> Iterator[IO[bytes]]:
         yield sys.stdout.buffer
         sys.stdout.flush()
         return
-    with reported(path), opened_directory(path.parent) as directory, whole_file(directory, path.name) as file:
-        yield file
+    try:
+        with (
+            reported(path),
+            opened_directory(path.parent) as directory,
+            whole_file(directory, path.name) as file,
+        ):
+            yield file
+    except Permanent as exc:
+        raise click.ClickException(exc.message) from None
 
 
 @contextmanager
@@ -81,8 +89,9 @@ async def write_file(directory: int, name: str, chunks: AsyncIterator[bytes]) ->
 def whole_file(directory: int, name: str) -> Iterator[IO[bytes]]:
     """Open a file that gets its name only when all is written; readable by its owner alone.
 
-    It replaces a file or a link of the same name, but not a directory.
+    It replaces a file, or a link to one, of the same name, and nothing else: a device would be lost for all programs.
     """
+    _check_replaceable(directory, name)
     temporary = f".holdfast-{secrets.token_hex(8)}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(temporary, flags, 0o600, dir_fd=directory)
@@ -92,12 +101,19 @@ def whole_file(directory: int, name: str) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-    except BaseException as exc:
+    except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(temporary, dir_fd=directory)
-        if isinstance(exc, IsADirectoryError):
-            raise Permanent("not_written", f"{name} exists and is a directory: remove it") from None
         raise
+
+
+def _check_replaceable(directory: int, name: str) -> None:
+    """Raise Permanent if something has this name that is neither a file nor a link to one; a link may lead nowhere."""
+    with suppress(FileNotFoundError):
+        mode = os.stat(name, dir_fd=directory).st_mode
+        if not stat.S_ISREG(mode):
+            what = "a directory: remove it" if stat.S_ISDIR(mode) else "no file: give another path"
+            raise Permanent("not_written", f"{name} exists and is {what}")
 
 
 @contextmanager
