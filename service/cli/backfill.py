@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from service.cli.environment import actor, env_file, warn_without_worker, with_resources
+from service.cli.environment import actor, env_file, going_on, warn_without_worker, with_resources
 from service.cli.terminal import json_option, print_json, print_line, progress
 from service.cli.times import TIME, TIME_HELP, shown_time
 from service.formatting import counted
@@ -47,7 +47,8 @@ def backfill(since: datetime | None, until: datetime | None, *, dry_run: bool, a
         with progress("Searching Zendesk") as show_progress:
             return await _follow(res, run_id, show_progress, is_quiet=as_json)
 
-    state = with_resources(work)
+    with going_on("A search that has begun is on record: workers go on with it, or the same command."):
+        state = with_resources(work)
     if as_json:
         print_json(_view(state, dry_run=dry_run))
     else:

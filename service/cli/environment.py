@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -124,6 +125,16 @@ def with_resources(work: "Callable[[Resources], Awaitable[T]]") -> T:
             return await work(res)
 
     return run(work_with())
+
+
+@contextmanager
+def going_on(said: str) -> Iterator[None]:
+    """Let Ctrl-C end only this command, where workers go on with what it began: print that, and exit with 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(said, err=True)
+        sys.exit(130)
 
 
 async def warn_without_worker(engine: "AsyncEngine") -> bool:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from service.cli.environment import actor, env_file, with_engine, with_resources
+from service.cli.environment import actor, env_file, going_on, with_engine, with_resources
 from service.cli.filters import ID
 from service.cli.terminal import (
     Column,
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # The exit code of an erasure that a hold stopped.
 HELD = 3
+_MAY_HAVE_BEGUN = "If the erasure has begun, it goes on: `holdfast erasures list` shows it."
 
 
 @click.command()
@@ -77,7 +78,9 @@ def erase(
         return
     if not yes:
         click.confirm("Erase it? This cannot be undone.", abort=True, err=True)
-    _show(with_resources(lambda res: _erase(res, scope, reason or "")), as_json=as_json)
+    with going_on(_MAY_HAVE_BEGUN):
+        erasure_id = with_resources(lambda res: _start(res, scope, reason or ""))
+    _finish(erasure_id, as_json=as_json)
 
 
 @click.group()
@@ -154,16 +157,11 @@ def restore_tombstones(file: "TextIO", *, as_json: bool) -> None:
 
     The tombstones of the copy are added, and recognise it.
     """
-    from service.custody import erasure
     from service.custody.tombstone_copies import restore
-    from service.queries.erasures import get_erasure
 
-    async def add(res: "Resources") -> "ErasureView":
-        erasure_id = await restore(res, file, actor())
-        await erasure.run(res, erasure_id)
-        return await get_erasure(res.engine, erasure_id)
-
-    _show(with_resources(add), as_json=as_json)
+    with going_on(_MAY_HAVE_BEGUN):
+        erasure_id = with_resources(lambda res: restore(res, file, actor()))
+    _finish(erasure_id, as_json=as_json)
 
 
 async def _plan(res: "Resources", scope: "Scope") -> "ErasurePlanView":
@@ -173,13 +171,25 @@ async def _plan(res: "Resources", scope: "Scope") -> "ErasurePlanView":
     return plan_view(await erasure.plan(res, scope))
 
 
-async def _erase(res: "Resources", scope: "Scope", reason: str) -> "ErasureView":
+async def _start(res: "Resources", scope: "Scope", reason: str) -> int:
+    from service.custody import erasure
+
+    return await erasure.start(res, scope, reason, actor())
+
+
+async def _run(res: "Resources", erasure_id: int) -> "ErasureView":
     from service.custody import erasure
     from service.queries.erasures import get_erasure
 
-    erasure_id = await erasure.start(res, scope, reason, actor())
     await erasure.run(res, erasure_id)
     return await get_erasure(res.engine, erasure_id)
+
+
+def _finish(erasure_id: int, *, as_json: bool) -> None:
+    """Take the steps of an erasure on record, and show it; Ctrl-C ends only this command."""
+    with going_on(f"Erasure {erasure_id} is on record and goes on: `holdfast erasures show {erasure_id}`."):
+        found = with_resources(lambda res: _run(res, erasure_id))
+    _show(found, as_json=as_json)
 
 
 def _show_plan(plan: "ErasurePlanView", *, as_json: bool) -> None:

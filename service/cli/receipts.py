@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from service.cli.dismiss import ask
-from service.cli.environment import actor, env_file, with_engine, with_resources
+from service.cli.environment import actor, env_file, going_on, with_engine, with_resources
 from service.cli.filters import ID
 from service.cli.terminal import (
     Column,
@@ -105,7 +105,8 @@ def purge(*, dry_run: bool, yes: bool, as_json: bool) -> None:
         _print_plan(planned, as_json=as_json)
         return
     ask(f"Delete {counted(_total(planned), 'e-mail')} for ever?", yes=yes)
-    receipt = with_resources(_purge)
+    with going_on("Workers go on with the purge: `holdfast receipts list` shows it."):
+        receipt = with_resources(_purge)
     if receipt is None:
         click.echo("Another process purges at this moment: `holdfast receipts list` shows it.", err=True)
         sys.exit(1)

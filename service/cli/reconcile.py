@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from service.cli.dismiss import dismiss_findings, undismiss_findings
-from service.cli.environment import actor, env_file, warn_without_worker, with_engine, with_resources
+from service.cli.environment import (
+    actor,
+    env_file,
+    going_on,
+    warn_without_worker,
+    with_engine,
+    with_resources,
+)
 from service.cli.filters import ID
 from service.cli.terminal import (
     Column,
@@ -196,11 +203,8 @@ async def _wait_for_repairs(res: "Resources", run_id: int) -> bool:
 
 
 def _wait_for_verification(run_id: int) -> None:
-    try:
+    with going_on(f"The verification goes on; `holdfast reconcile cancel {run_id}` cancels it."):
         with_engine(lambda engine: _watch(engine, run_id))
-    except KeyboardInterrupt:
-        click.echo(f"The verification goes on; `holdfast reconcile cancel {run_id}` cancels it.", err=True)
-        sys.exit(130)
 
 
 async def _watch(engine: "AsyncEngine", run_id: int) -> None:

@@ -3,6 +3,9 @@
 import asyncio
 import hashlib
 import json
+import signal
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -40,7 +43,8 @@ from service.postgres.selection import LastingFilter
 from service.queries.erasures import get_erasure
 from service.resources import Resources
 from service.storage.spool import object_key
-from tests.conftest import API_TOKEN, EMPTY, Client, Server, eventually
+from tests.conftest import API_TOKEN, EMPTY, ROOT, Client, Server, environment, eventually
+from tests.support import forked
 from tests.support.backfill import make_due, search
 from tests.support.commands import typed
 from tests.support.erasing_emails import objects_with, tables_with
@@ -632,6 +636,34 @@ async def test_a_setting_says_what_follows_when_zendesk_deletes(
     assert await database.fetchval("SELECT count(*) FROM incoming_emails") == left
     assert await database.fetchval("SELECT count(*) FROM held_emails") == (3 if mode == "hold" else 0)
     assert await database.fetchval("SELECT count(*) FROM erasures") == (1 if mode == "erase" else 0)
+
+
+async def test_ctrl_c_ends_the_command_and_says_that_the_erasure_goes_on(
+    settings: Settings, res: Resources, database: asyncpg.Connection
+) -> None:
+    await add(database, from_email=ADDRESSES[0], raw_body=b"{}", processing_status="completed")
+    words = ("erase", "--sender", ADDRESSES[0], "--reason", "Asked for.", "--yes")
+
+    async def is_waiting() -> bool:
+        return await database.fetchval("SELECT transactions IS NOT NULL FROM erasures") is True
+
+    async with database.transaction():  # an erasure waits for all transactions that ran when it began
+        await database.fetchval("SELECT count(*) FROM incoming_emails")
+        process = await forked.create_subprocess_exec(
+            *(sys.executable, "-m", "service", *words),
+            cwd=ROOT,
+            env=environment(settings),
+            stdout=PIPE,
+            stderr=PIPE,
+        )
+        await eventually(is_waiting)
+        process.send_signal(signal.SIGINT)
+        _, said = await process.communicate()
+    done = await erasure.run(res, 1)
+
+    assert process.returncode == 130
+    assert said.decode() == "Erasure 1 is on record and goes on: `holdfast erasures show 1`.\n"
+    assert done.status == "done"
 
 
 async def test_a_command_and_a_page_erase_after_a_plan(
