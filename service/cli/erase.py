@@ -211,6 +211,13 @@ def _show_plan(plan: "ErasurePlanView", *, as_json: bool) -> None:
         print_line(f"Hold {name} covers {counted(number, 'e-mail')}: release it first, or erase less.")
 
 
+def _warn_of_unclaimed(number: int) -> None:
+    if number:
+        has = counted(number, "object")
+        line = f"The storage has {has} without an e-mail. Nobody can tell whose, so no erasure removes any"
+        click.echo(f"{line}: docs/custody.md says how to find them.", err=True)
+
+
 def _show(erasure: "ErasureView", *, as_json: bool) -> None:
     """Print an erasure; exits with 3 if it waits for the release of holds."""
     messages = "" if erasure.scope == "file" else ", with the messages"
@@ -235,5 +242,6 @@ def _show(erasure: "ErasureView", *, as_json: bool) -> None:
                 ("list SHA-256", erasure.digest),
             )
         )
+        _warn_of_unclaimed(erasure.unclaimed)
     if erasure.status == "running" and erasure.held_by:
         sys.exit(HELD)

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from service.custody.erasure import ErasurePlan
 from service.errors import Rejected
 from service.postgres.engine import connect
+from service.postgres.reconciliation_tables import DONE
 from service.queries.pages import PageFilter, cut
 from service.queries.views import View
 
@@ -53,6 +54,10 @@ class ErasureView(View):
     )
     error: str | None = Field(description="The same in words; it names a table, and no value")
     digest: str | None = Field(description="SHA-256 of the sorted list of what was deleted")
+    unclaimed: int = Field(
+        description="Objects that the storage has and no e-mail names, as the comparisons since the last whole one"
+        " found. Nobody can tell whose they are, so no erasure removes them"
+    )
 
 
 class ErasurePage(View):
@@ -88,11 +93,16 @@ def _view(row: RowMapping) -> ErasureView:
     return ErasureView(**{**row, "held_by": row["held_by"] or ()})
 
 
-_SELECT = """
+# The last comparison of the whole storage; those since then compared parts of it.
+_WHOLE = f"""coalesce((
+    SELECT max(id) FROM reconciliations WHERE kind = 'reconcile' AND {DONE} AND part IS NULL AND since IS NULL
+), 0)"""  # noqa: S608 constants of ours
+_SELECT = f"""
 SELECT erasures.id, receipt_id, scope, erasures.status, erasures.begun_at, erasures.ended_at, erasures.actor, reason,
-    emails, files, bytes, webhooks, suspended, held_by, error_code, error, digest
+    emails, files, bytes, webhooks, suspended, held_by, error_code, error, digest,
+    (SELECT count(DISTINCT key) FROM reconciliation_findings WHERE kind = 'unclaimed' AND reconciliation_id >= {_WHOLE}) AS unclaimed
 FROM erasures JOIN receipts ON receipts.id = receipt_id
-"""
+"""  # noqa: S608 constants of ours
 _ID = bindparam("id", type_=BigInteger())
 _LIST = text(f"""
 {_SELECT} WHERE :id IS NULL OR erasures.id < :id ORDER BY erasures.id DESC LIMIT :limit

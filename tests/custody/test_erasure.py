@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import os
 import signal
 import sys
 from asyncio.subprocess import PIPE
@@ -11,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -42,6 +44,7 @@ from service.postgres.engine import connect
 from service.postgres.selection import LastingFilter
 from service.queries.erasures import get_erasure
 from service.resources import Resources
+from service.storage.objects import put
 from service.storage.spool import object_key
 from tests.conftest import API_TOKEN, EMPTY, ROOT, Client, Server, environment, eventually
 from tests.support import forked
@@ -51,6 +54,8 @@ from tests.support.erasing_emails import objects_with, tables_with
 from tests.support.examples import examples
 from tests.support.files import PDF
 from tests.support.pages import asking, read, words_of
+from tests.support.places import chunks
+from tests.support.reconciling import compare
 from tests.support.rows import add, add_quarantined_body
 
 WRONG: dict[str, Any] = {"raw_headers": "[]", "error_code": "not_json", "error": "No."}
@@ -636,6 +641,31 @@ async def test_a_setting_says_what_follows_when_zendesk_deletes(
     assert await database.fetchval("SELECT count(*) FROM incoming_emails") == left
     assert await database.fetchval("SELECT count(*) FROM held_emails") == (3 if mode == "hold" else 0)
     assert await database.fetchval("SELECT count(*) FROM erasures") == (1 if mode == "erase" else 0)
+
+
+async def test_an_erasure_says_how_many_objects_no_email_names(
+    client: Server, settings: Settings, res: Resources, database: asyncpg.Connection, tmp_path: Path
+) -> None:
+    """After a restore, one of them may be an original of the person."""
+    for address in ADDRESSES:
+        await add(database, from_email=address, raw_body=b"{}", processing_status="completed")
+    await erased(res, sender=ADDRESSES[0])
+    before = await typed(settings, "erasures", "show", "1")
+    earlier = await put(res.storage, chunks(b"an earlier original"), None)
+    await asyncio.to_thread(os.utime, tmp_path / "objects" / earlier.key, (0, 0))
+    for _ in range(2):
+        await compare(res)
+    after = await typed(settings, "erasures", "show", "1")
+    shown = await client.get("/api/v1/erasures/1")
+    page = words_of(await read(client, "/erasures/1"))
+
+    assert before.stderr == ""
+    assert "The storage has 1 object without an e-mail." in after.stderr
+    assert shown["unclaimed"] == 1
+    assert "Objects in the storage that no e-mail names: 1." in page
+    await res.storage.remove(earlier.key)
+    await compare(res)
+    assert (await client.get("/api/v1/erasures/1"))["unclaimed"] == 0
 
 
 async def test_ctrl_c_ends_the_command_and_says_that_the_erasure_goes_on(

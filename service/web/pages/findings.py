@@ -27,7 +27,7 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "object_damaged": "A stored file, or a part of the message, has other bytes than those that were stored.",
         "object_unreadable": "The storage has the object, and does not give it out.",
         "foreign": "The collection has a document that is not of Holdfast. Nothing is to be done.",
-        "unclaimed": "The storage has an object that no e-mail names. It only uses space.",
+        "unclaimed": "The storage has an object that no e-mail names. Nobody can tell whose it is: it may be of an e-mail that was erased.",
     }
 )
 # Where no button repairs one difference alone.
