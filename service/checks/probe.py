@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.errors import HoldfastError
 from service.postgres.pool import ADVICE, HOLDERS, TOO_MANY
@@ -40,7 +41,7 @@ async def probe(name: str, look: Callable[[], Awaitable[Check]], advice: str) ->
 def failed(name: str, error: Exception, advice: str, seconds: float) -> Check:
     """Describe an error for operators; the text holds no secret."""
     match error:
-        case TimeoutError():
+        case TimeoutError() | RedisTimeoutError():
             return Check(name, False, f"no answer within {seconds:g} s", advice)
         case HoldfastError(code=code) if code == TOO_MANY:
             return _refused(name, error)

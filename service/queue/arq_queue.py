@@ -70,6 +70,21 @@ class QueueMessage:
     score: int = 0  # milliseconds since 1970, when it is due
 
 
+class _Opening:
+    """A connection that is not checked while it opens.
+
+    redis-py sends a PING before its first command, and connects again if that fails. Where Redis refuses the connection,
+    this goes on inside itself, until Python's stack is full.
+    """
+
+    next_health_check: float
+    health_check_interval: float
+
+    async def on_connect(self) -> None:
+        self.next_health_check = asyncio.get_running_loop().time() + self.health_check_interval
+        await super().on_connect()  # type: ignore[misc] # the other base has it
+
+
 def create_redis(url: str, *, pool_size: int) -> ArqRedis:
     """Make a client with timeouts and retries; nothing connects yet."""
     pool = BlockingConnectionPool.from_url(
@@ -83,6 +98,8 @@ def create_redis(url: str, *, pool_size: int) -> ArqRedis:
         retry_on_error=[ConnectionError, TimeoutError],
         **({} if url.startswith("unix") else {"socket_keepalive": True}),
     )
+    kind = pool.connection_class
+    pool.connection_class = type(kind.__name__, (_Opening, kind), {})
     return ArqRedis(pool, job_serializer=serialize, job_deserializer=json.loads, expires_extra_ms=EXPIRES_MS)
 
 
@@ -90,9 +107,18 @@ def reason_of(error: BaseException) -> str:
     """Say in a phrase without secrets why Redis cannot be used."""
     if problem := certificate_problem(error):
         return f"{problem}: REDIS_VERIFY_TLS=false accepts it" if "certificate" in problem else problem
-    if isinstance(error, AuthenticationError | NoPermissionError):
-        return "it refuses the user or the password of REDIS_URL"
+    cause: BaseException | None = error
+    while cause is not None:  # over a Unix socket, redis-py wraps the error in a ConnectionError
+        if isinstance(cause, AuthenticationError | NoPermissionError):
+            return _refusal(cause)
+        cause = cause.__cause__
     return type(error).__name__
+
+
+def _refusal(error: AuthenticationError | NoPermissionError) -> str:
+    if str(error).startswith("Authentication required"):
+        return "it refuses REDIS_URL without a password"
+    return "it refuses the user or the password of REDIS_URL"
 
 
 def serialize(value: dict[str, Any]) -> bytes:
