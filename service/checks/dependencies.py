@@ -11,7 +11,7 @@ from service.errors import HoldfastError, certificate_problem
 from service.postgres.engine import WrongTables, pool_of
 from service.postgres.pool import TOO_MANY
 from service.queries import overview
-from service.queue.arq_queue import reason_of
+from service.queue.arq_queue import reason_of, try_write
 from service.resources import Resources
 from service.storage import objects
 
@@ -102,7 +102,7 @@ def dependencies(res: Resources, target_seconds: float = SECONDS) -> Sequence[De
             lambda: overview.ping(res.engine),
             SECONDS + _GRACE_SECONDS,
         ),
-        Dependency("redis", "Redis", REDIS_ADVICE, res.redis.ping),
+        Dependency("redis", "Redis", REDIS_ADVICE, lambda: try_write(res.redis)),
         Dependency("storage", "Storage", STORAGE_ADVICE, lambda: objects.check(res.storage)),
         *(
             Dependency(

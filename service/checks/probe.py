@@ -49,9 +49,16 @@ def failed(name: str, error: Exception, advice: str, seconds: float) -> Check:
             return Check(name, False, error.message, advice)
         case RedisError():
             reason = reason_of(error)
-            return Check(name, False, reason, _CERTIFICATE if "REDIS_VERIFY_TLS" in reason else advice)
+            return Check(name, False, reason, _advice_about_redis(reason, advice))
         case _:  # the text of an unknown error may hold a password
             return Check(name, False, type(error).__name__, advice)
+
+
+def _advice_about_redis(reason: str, advice: str) -> str:
+    """Return the advice that fits the reason, which may itself say what to do."""
+    if "REDIS_VERIFY_TLS" in reason:
+        return _CERTIFICATE
+    return advice.rpartition("; ")[2] if "accepts no writes" in reason else advice
 
 
 def _refused(name: str, error: HoldfastError) -> Check:

@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from service.checks.probe import SECONDS, Check
 from service.postgres.engine import connect, within
+from service.queue.arq_queue import try_write
 from service.resources import Resources
 from service.storage import objects
 
@@ -29,6 +30,7 @@ async def check_redis(res: Resources) -> Check:
     if tls == "" and not res.settings.redis_verify_tls:
         tls = ", with a certificate that is not checked"
     found = f"{info.get('server_name', 'redis')} {version}{tls}"
+    await try_write(res.redis)
     is_good = int(version.partition(".")[0]) >= OLDEST_REDIS
     return Check("redis", is_good, found, "" if is_good else f"use version {OLDEST_REDIS} or newer")
 

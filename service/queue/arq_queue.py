@@ -18,7 +18,13 @@ from arq.jobs import DeserializationError, deserialize_job_raw, serialize_job
 from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+)
 
 from service.errors import certificate_problem
 from service.json_text import json_text
@@ -27,6 +33,7 @@ EXPIRES_MS = 7 * 24 * 3600 * 1000
 CHANNEL = "holdfast:bell"
 LISTEN_SECONDS = 10.0
 PAUSE_SECONDS = 1.0
+PROBE_KEY = "holdfast:look-out"
 
 _KEYS = (default_queue_name, job_key_prefix)
 # A message on the queue keeps its place, and one whose job an eviction removed gets it back. Workers sleep only when
@@ -103,10 +110,19 @@ def create_redis(url: str, *, pool_size: int) -> ArqRedis:
     return ArqRedis(pool, job_serializer=serialize, job_deserializer=json.loads, expires_extra_ms=EXPIRES_MS)
 
 
+async def try_write(redis: ArqRedis) -> None:
+    """Write a small key; a replica and a full Redis answer a PING, too."""
+    await redis.set(PROBE_KEY, b"1", ex=60)
+
+
 def reason_of(error: BaseException) -> str:
     """Say in a phrase without secrets why Redis cannot be used."""
     if problem := certificate_problem(error):
         return f"{problem}: REDIS_VERIFY_TLS=false accepts it" if "certificate" in problem else problem
+    if isinstance(error, ReadOnlyError):
+        return "it is a replica and accepts no writes: connect to its primary"
+    if isinstance(error, OutOfMemoryError):
+        return "its memory is full, and it accepts no writes: give it more"
     cause: BaseException | None = error
     while cause is not None:  # over a Unix socket, redis-py wraps the error in a ConnectionError
         if isinstance(cause, AuthenticationError | NoPermissionError):

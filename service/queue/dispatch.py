@@ -17,7 +17,7 @@ from service.errors import HoldfastError
 from service.jobs import waiting
 from service.jobs.waiting import Job, Sync
 from service.postgres.engine import run
-from service.queue.arq_queue import ArqQueue, QueueMessage, reason_of
+from service.queue.arq_queue import ArqQueue, QueueMessage, reason_of, try_write
 from service.telemetry.metrics import DISPATCHES
 
 TASK = "process"
@@ -31,7 +31,6 @@ SECONDS = 2.0
 # After this time most jobs are claimed already, and need no UPDATE to mark them.
 MARK_SECONDS = 0.2
 PROBE_SECONDS = 1.0
-PROBE_KEY = "holdfast:look-out"
 
 log = structlog.get_logger()
 
@@ -84,7 +83,7 @@ class Dispatcher:
             if not self.reachable:
                 with suppress(RedisError, OSError, TimeoutError):
                     async with asyncio.timeout(SECONDS):
-                        await self._redis.set(PROBE_KEY, b"1", ex=60)  # a full Redis answers a PING, too
+                        await try_write(self._redis)
                     self.reachable = True
 
     async def drain(self) -> None:

@@ -3,22 +3,26 @@
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
+from arq import ArqRedis
 from pydantic import SecretStr
 from pymongo import AsyncMongoClient
 
 from service.checks.probe import Check
-from service.checks.report import check_all
+from service.checks.report import check_all, check_release
 from service.checks.servers import check_clock_of_postgres, check_clock_of_redis
 from service.checks.settings import check_settings
 from service.checks.zendesk import check_zendesk
 from service.config.settings import Settings
 from service.local.zendesk.stand_in import Zendesk
 from service.resources import Resources, open_resources
+from tests.conftest import serving
 from tests.support.commands import command
 from tests.support.proxy import before_redis
 from tests.support.targets import SECRET
@@ -156,6 +160,41 @@ async def test_a_hanging_server_times_out(settings: Settings) -> None:
 
     assert (checks["redis"].ok, checks["postgres"].ok) == (False, True)
     assert checks["redis"].found == "no answer within 5 s"
+
+
+@asynccontextmanager
+async def without_writes(redis: ArqRedis, why: str) -> AsyncIterator[None]:
+    """Make Redis refuse every write, and answer everything else."""
+    try:
+        if why == "replica":
+            await redis.replicaof("127.0.0.1", "1")
+        else:
+            await redis.config_set("maxmemory", "1")
+        yield
+    finally:
+        await redis.replicaof("NO", "ONE")
+        await redis.config_set("maxmemory", "0")
+
+
+@pytest.mark.parametrize(
+    ("why", "reason"),
+    [
+        ("replica", "it is a replica and accepts no writes: connect to its primary"),
+        ("full", "its memory is full, and it accepts no writes: give it more"),
+    ],
+)
+async def test_a_redis_without_writes_is_found_wherever_an_absent_one_is(
+    why: str, reason: str, settings: Settings, zendesk: Zendesk, res: Resources
+) -> None:
+    async with without_writes(res.redis, why), serving(settings, zendesk) as client:
+        checks = await examined(settings)
+        released = {check.name: check for check in await check_release(res)}
+        ready = await client.get("/readyz", status=503)
+
+    advice = "meanwhile e-mails are accepted and processed, a little later"
+    assert checks["redis"] == Check("redis", False, reason, advice)
+    assert released["redis"] == Check("redis", None, reason, advice)
+    assert ready["checks"]["redis"] == {"ok": False, "error": reason}
 
 
 async def test_a_redis_that_evicts_is_a_warning(settings: Settings, res: Resources) -> None:
