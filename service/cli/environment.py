@@ -24,6 +24,7 @@ DEMO_FILE = Path(".holdfast/demo/env")
 _OTHER_FILE = "service.cli.environment.other_file"  # in click's `meta`
 # By the beginning of an error's code.
 _NEXT_STEPS = {
+    "database_slow": "Look at Postgres's load, and at long transactions; `holdfast check` tells more.",
     "database_": "Check DATABASE_URL, and that Postgres runs; `holdfast check` tells more.",
     "storage_": "Check STORAGE_URL and its credentials; `holdfast check` tells more.",
     "email_not_found": "`holdfast emails list` lists the newest.",

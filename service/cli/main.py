@@ -1,5 +1,7 @@
 """The command `holdfast`: all commands, and the exit of any of them for a wrong setting."""
 
+import errno
+import os
 import sys
 from importlib import import_module
 from typing import Any
@@ -48,6 +50,8 @@ SECTIONS = {
     "Try": dict.fromkeys(("up", "demo", "send", "trigger", "drill"), "local"),
     "More": {"completion": "main"},
 }
+# Errors of a write to an open file, such as stdout.
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 _MODULES = {name: module for section in SECTIONS.values() for name, module in section.items()}
 
 
@@ -62,6 +66,16 @@ class Holdfast(click.Group):
         command = getattr(import_module(f"service.cli.{_MODULES[cmd_name]}"), cmd_name)
         assert isinstance(command, click.Command)  # noqa: S101 the table names commands
         return command
+
+    def main(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 as click declares it
+        try:
+            return super().main(*args, **options)
+        except OSError as exc:
+            if exc.errno not in _UNWRITABLE or exc.filename:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's end tries again
+            click.echo(f"Error: cannot write the output: {exc.strerror}", err=True)
+            sys.exit(1)
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 as click declares it
         try:

@@ -30,6 +30,8 @@ GOODBYE_SECONDS = 0.2
 PLAN_SECONDS = 30.0
 # The longest wait for a server that accepts a connection and does not answer.
 CONNECT_SECONDS = 20.0
+# The longest wait for an answer to SELECT 1, after a statement that took too long.
+ANSWER_SECONDS = 2.0
 # Names in pg_stat_activity.
 WEB, WORKER, COMMAND, RELEASE = "holdfast web", "holdfast worker", "holdfast command", "holdfast release"
 
@@ -49,6 +51,11 @@ _SESSION_ENDED = {
 _WRONG_TABLES = "42"
 # The code of a text that is longer than its column.
 TOO_LONG = "value_too_long"
+
+_LATE = (
+    "Postgres answers, but a statement took too long: it may wait for a lock of another session,"
+    " which pg_blocking_pids tells."
+)
 
 _TRANSACTION = "READ COMMITTED"
 
@@ -209,8 +216,11 @@ async def driver_of(connection: AsyncConnection) -> _PoolerAwareConnection:
 async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """Lend a connection.
 
-    Raises Transient for errors that may pass, and Permanent for a value that Postgres refuses.
+    Raises Transient for errors that may pass, and Permanent for a value that Postgres refuses. An OSError of the block
+    that leaves the connection open is not one of Postgres, and is raised as it is.
     """
+    late: TimeoutError | None = None
+    foreign: OSError | None = None
     try:
         with ExitStack() as waiting:
             waiting.enter_context(POOL_WAITING.track_inprogress())
@@ -223,6 +233,12 @@ async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
                         # SQLAlchemy does not know this error, and would keep the session.
                         await connection.invalidate()
                         raise
+                    except TimeoutError as exc:
+                        late = exc
+                        raise
+                    except OSError as exc:
+                        foreign = None if _is_lost(connection) else exc
+                        raise
     except DBAPIError as exc:
         raise refused_row(exc) or _outage(exc) from exc
     except asyncpg.InternalClientError as exc:  # the server ended the session in this very moment
@@ -231,9 +247,34 @@ async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         *(OSError, TimeoutError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError),
         TooManyConnections,
     ) as exc:
-        if is_refusal(exc):
-            raise pool_of(engine).error() from exc
-        raise Transient("database_unavailable", f"Postgres cannot be reached: {reason_of(exc)}") from exc
+        if exc is foreign:
+            raise
+        if exc is late and await _answers(engine):
+            raise Transient("database_slow", _LATE) from exc
+        raise _unavailable(engine, exc) from exc
+
+
+def _is_lost(connection: AsyncConnection) -> bool:
+    lent = connection.sync_connection
+    if lent is None or lent.closed or lent.invalidated:
+        return True
+    return bool(lent.connection.driver_connection.is_closed())  # type: ignore[union-attr] # as `driver_of`
+
+
+async def _answers(engine: AsyncEngine) -> bool:
+    """Say whether Postgres answers at all, after a statement that took too long."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS), engine.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+    except (OSError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, TooManyConnections):
+        return False
+    return True
+
+
+def _unavailable(engine: AsyncEngine, exc: Exception) -> Transient:
+    if is_refusal(exc):
+        return pool_of(engine).error()
+    return Transient("database_unavailable", f"Postgres cannot be reached: {reason_of(exc)}")
 
 
 @asynccontextmanager
