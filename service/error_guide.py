@@ -847,6 +847,11 @@ GROUPS = (
                 "Check `TIMESTAMP_URL`: it must be an authority of RFC 3161.",
             ),
             Advice(
+                "since_in_future",
+                "A comparison, a verification or a search would begin at a time that is still to come.",
+                "Give an earlier time, with its zone.",
+            ),
+            Advice(
                 "already_running",
                 "Another run of this kind is active.",
                 "Wait for it, or stop it: `holdfast reconcile cancel ID`.",

@@ -1,7 +1,7 @@
 """The three kinds of errors: refuse the request, make another attempt, or fail the job."""
 
 import ssl
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 # The code for a row that a constraint of Postgres refuses.
 ROW_REFUSED = "row_refused"
@@ -38,6 +38,14 @@ class Rejected(HoldfastError):
         super().__init__(code, message)
         self.status = status
         self.details = details
+
+
+def refuse_future(since: datetime | None) -> None:
+    """Raise Rejected (400) for work on e-mails since a time that is still to come: it would find nothing, and nothing wrong."""
+    if since is not None and since > datetime.now(UTC):
+        raise Rejected(
+            400, "since_in_future", f"{since:%Y-%m-%d %H:%M %Z} is in the future: give an earlier time."
+        )
 
 
 class Transient(HoldfastError):

@@ -7,7 +7,7 @@ import structlog
 from service.backfill import record
 from service.backfill.record import History, RunState
 from service.backfill.run import account_of
-from service.errors import Rejected
+from service.errors import Rejected, refuse_future
 from service.resources import Resources
 
 log = structlog.get_logger()
@@ -16,8 +16,10 @@ log = structlog.get_logger()
 async def begin(res: Resources, wanted: History | None, actor: str) -> int:
     """Begin a search, or go on with an open one of the same range; return the id of the run.
 
-    Without a range, it is the current one. Raises Rejected (409) without credentials for Zendesk.
+    Without a range, it is the current one. Raises Rejected (409) without credentials for Zendesk, or (400) for a
+    range in the future.
     """
+    refuse_future(wanted and wanted.since)
     if not res.zendesk.has_login:
         how = "set ZENDESK_SUBDOMAIN, ZENDESK_OAUTH_CLIENT_ID and ZENDESK_OAUTH_CLIENT_SECRET"
         raise Rejected(409, "credentials_missing", f"Zendesk cannot be asked: {how}.")

@@ -8,6 +8,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from service.cli.environment import actor, env_file, with_engine, with_resources
+from service.cli.filters import ID
 from service.cli.terminal import json_option, print_facts, print_json, print_line, progress
 from service.cli.times import TIME, TIME_HELP, shown_time
 from service.cli.writing import opened_output
@@ -116,7 +117,7 @@ def record(*, yes: bool) -> None:
 
 
 @evidence.command()
-@click.option("--email", "email_ids", type=int, multiple=True, help="This e-mail; may be repeated.")
+@click.option("--email", "email_ids", type=ID, multiple=True, help="This e-mail; may be repeated.")
 @click.option("--ticket", help="E-mails of this ticket.")
 @click.option("--since", type=TIME, help=f"E-mails received at this time or later, {TIME_HELP}.")
 @click.option("--until", type=TIME, help="E-mails received before this time.")
@@ -144,6 +145,8 @@ def export(
 
     if not (email_ids or ticket or since or until):
         raise click.UsageError("Give --email, --ticket, --since or --until.")
+    if since and until and until <= since:
+        raise click.UsageError("--until must be later than --since.")
     wanted = Request(email_ids, ticket, since, until)
     with opened_output(path) as file:
         done = with_resources(lambda res: _export(res, wanted, file))

@@ -9,7 +9,7 @@ from functools import partial
 import structlog
 from sqlalchemy import ColumnElement
 
-from service.errors import HoldfastError, Rejected
+from service.errors import HoldfastError, Rejected, refuse_future
 from service.reconcile import record, repair
 from service.reconcile.calls import with_retries
 from service.reconcile.contents import BEFORE_ALL
@@ -51,6 +51,7 @@ class RunOptions:
 
 async def reconcile(res: Resources, options: RunOptions, report: ReportProgress) -> int:
     """Compare all e-mails, or those since a time; return the id of the run. Raises Rejected (409) if one is running."""
+    refuse_future(options.since)
     begin = partial(
         record.begin, actor=options.actor, fix=options.fix, since=options.since, targets=target_names(res)
     )

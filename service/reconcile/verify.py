@@ -8,7 +8,7 @@ from hashlib import sha256
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.errors import Permanent, Rejected, Transient
+from service.errors import Permanent, Rejected, Transient, refuse_future
 from service.reconcile import record, steps
 from service.reconcile.calls import RateLimit
 from service.reconcile.contents import BEFORE_ALL, Content, contents_between, contents_since
@@ -42,6 +42,7 @@ async def begin(res: Resources, *, actor: str, rate: int, since: datetime | None
 
     `rate` is in megabytes per second. Raises Rejected (409) if one is running.
     """
+    refuse_future(since)
     first, _ = await res.insist(lambda conn: bounds(conn, since))
     place = "" if since is None else f"{first}:{BEFORE_ALL}"
     given = {"actor": actor, "rate": rate, "since": since, "fix": "all" if fix else "nothing", "place": place}

@@ -7,17 +7,19 @@ from typing import Any
 
 import asyncpg
 import pytest
+from pydantic import SecretStr
 
 from service.alerts.connection import find as find_alerts
 from service.alerts.watch import look_once
 from service.checks.connection import check_connection
+from service.checks.probe import Check
 from service.config.settings import Settings
 from service.connect import drift, record
 from service.connect.record import CHECK_EVERY, RecordedConnection
 from service.errors import HoldfastError, Permanent, Transient
 from service.local.zendesk.sender import WebhookResponse
 from service.local.zendesk.stand_in import Fault, Zendesk
-from service.resources import Resources
+from service.resources import Resources, open_resources
 from service.zendesk.rules import REPAIRABLE
 from tests.conftest import Server, eventually, working
 from tests.support.connecting import connect, plan, trigger_of, webhook_of, without_secret
@@ -412,3 +414,16 @@ async def test_a_hostile_answer_is_no_drift(
             found = []
 
     assert found == []
+
+
+async def test_a_read_only_postgres_is_no_fault_of_zendesk(
+    settings: Settings, zendesk: Zendesk, res: Resources
+) -> None:
+    assert settings.database_url
+    url = SecretStr(f"{settings.database_url.get_secret_value()}&default_transaction_read_only=on")
+    async with without_secret(settings, zendesk) as client:
+        await connect(res, client)
+    async with open_resources(res.settings.model_copy(update={"database_url": url})) as reading:
+        check = await check_connection(reading)
+
+    assert check == Check("connection", False, "not checked: Postgres accepts no writes", "see postgres")

@@ -109,3 +109,20 @@ async def test_the_newest_head_is_mailed_once_a_day_and_again_after_a_failure(
     assert head["mailed_at"] is not None
     [text] = server.texts
     assert f"Root: {head['size']}:{head['root'].hex()}" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--email", "9" * 20), "is no ID: it must be a number, as lists show it."),
+        (("--since", "2026-01-02", "--until", "2026-01-01"), "--until must be later than --since."),
+    ],
+)
+async def test_an_export_of_what_cannot_be_is_refused(
+    words: tuple[str, ...], said: str, res: Resources, tmp_path: Path
+) -> None:
+    done = await typed(res.settings, "evidence", "export", *words, "--to", str(tmp_path / "e.zip"))
+
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert not await asyncio.to_thread((tmp_path / "e.zip").exists)
