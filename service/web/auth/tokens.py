@@ -28,7 +28,8 @@ from service.zendesk.signature import to_bytes
 
 REFUSAL_SECONDS = 0.25  # the delay of a wrong token
 LOG_SECONDS = 10.0  # between two log lines about wrong tokens
-# So many wrong tokens are delayed at a time; further ones are refused at once and take no memory.
+# So many wrong tokens are delayed at a time; further ones are refused at once and take no memory. This slows down a person, and
+# limits no rate: a right token gets in during many guesses, so each is compared. Their length makes guesses hopeless.
 MOST_REFUSALS = 8
 LONGEST_NAME = 100
 LONGEST_SECRET = 100  # bytes
