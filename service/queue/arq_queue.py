@@ -119,19 +119,21 @@ def reason_of(error: BaseException) -> str:
     """Say in a phrase without secrets why Redis cannot be used."""
     if problem := certificate_problem(error):
         return f"{problem}: REDIS_VERIFY_TLS=false accepts it" if "certificate" in problem else problem
+    if isinstance(error, NoPermissionError):
+        return "it gives the user of REDIS_URL too few rights: allow all commands on arq:* and holdfast:*"
     if isinstance(error, ReadOnlyError):
         return "it is a replica and accepts no writes: connect to its primary"
     if isinstance(error, OutOfMemoryError):
         return "its memory is full, and it accepts no writes: give it more"
     cause: BaseException | None = error
     while cause is not None:  # over a Unix socket, redis-py wraps the error in a ConnectionError
-        if isinstance(cause, AuthenticationError | NoPermissionError):
+        if isinstance(cause, AuthenticationError):
             return _refusal(cause)
         cause = cause.__cause__
     return type(error).__name__
 
 
-def _refusal(error: AuthenticationError | NoPermissionError) -> str:
+def _refusal(error: AuthenticationError) -> str:
     if str(error).startswith("Authentication required"):
         return "it refuses REDIS_URL without a password"
     return "it refuses the user or the password of REDIS_URL"

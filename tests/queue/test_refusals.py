@@ -37,6 +37,7 @@ FORMS = [
     ("unix://:bad@{path}", WRONG),
     ("unix://nobody:bad@{path}", WRONG),
 ]
+RIGHTS = "it gives the user of REDIS_URL too few rights: allow all commands on arq:* and holdfast:*"
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,9 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
 
 async def set_password(url: str) -> None:
     redis = create_redis(url, pool_size=1)
+    await redis.acl_setuser(
+        "reader", enabled=True, passwords=["+right-pass"], keys=["*"], categories=["+@read"]
+    )
     await redis.config_set("requirepass", "right-pass")
     await redis.aclose(close_connection_pool=True)
 
@@ -105,7 +109,7 @@ async def test_a_server_that_ends_each_connection_is_an_outage(form: str, tmp_pa
     assert reason_of(error) == "ConnectionError"
 
 
-@pytest.mark.parametrize(("form", "reason"), FORMS)
+@pytest.mark.parametrize(("form", "reason"), [*FORMS, ("unix://reader:right-pass@{path}", RIGHTS)])
 async def test_release_refuses_a_redis_url_that_redis_refuses(
     form: str, reason: str, addresses: dict[str, str], settings: Settings
 ) -> None:
