@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from service.jobs.messages import KnownEmails, WaitingEmail
 from service.outbound.addresses import attachment_key
@@ -11,8 +11,10 @@ from service.zendesk.messages import CommentMessage
 # A webhook that names no comment is matched with those in this window around its receipt.
 BEFORE = timedelta(hours=1)
 AFTER = timedelta(minutes=5)
-# A webhook comes seconds after its comment. An older comment is its own only if Zendesk shows no other one in the end.
+# A webhook comes seconds after its comment, and the API may be seconds behind: an older comment is its own only if Zendesk
+# shows no other one after this time.
 JUST = timedelta(minutes=1)
+LAG = timedelta(seconds=30)
 # The clocks of Zendesk and of Postgres may differ by so much.
 _SKEW = timedelta(seconds=5)
 
@@ -35,6 +37,7 @@ def choose(
     known: KnownEmails,
     waited: Collection[int],
     overdue: Collection[int] = (),
+    now: datetime | None = None,
 ) -> Choice:
     """Choose among a ticket's newest comments, the newest first.
 
@@ -43,12 +46,19 @@ def choose(
     if it is no older than an hour before the newest one that is kept already.
     """
     choice, by_id = Choice(), {comment.comment_id: comment for comment in comments}
+    since_lag = (now or datetime.now(UTC)) - LAG
     times = [known.newest] if known.newest else []
     for email in known.waiting:
         if email.comment_id is not None:
             comment = by_id.get(email.comment_id)
         elif email.email_id in waited:
-            comment = _comment_of(email, comments, known.comments, is_overdue=email.email_id in overdue)
+            comment = _comment_of(
+                email,
+                comments,
+                known.comments,
+                is_overdue=email.email_id in overdue,
+                may_lag=email.received_at > since_lag,
+            )
         else:
             continue
         if known.newest is None:
@@ -73,12 +83,17 @@ def choose(
 
 
 def _comment_of(
-    email: WaitingEmail, comments: Sequence[CommentMessage], taken: Collection[str], *, is_overdue: bool
+    email: WaitingEmail,
+    comments: Sequence[CommentMessage],
+    taken: Collection[str],
+    *,
+    is_overdue: bool,
+    may_lag: bool,
 ) -> CommentMessage | None:
     """Find the comment of an e-mail whose webhook named none: by its files, or else by time and sender.
 
     `taken` are the comments that are e-mails already. The webhook may be a further announcement of one; but one without
-    the announced files is another e-mail, and so is, while Zendesk may not show the right one yet, one that is not new.
+    the announced files is another e-mail, and so is, while the API may lag behind, one that is not new.
     """
     keys = {attachment_key(address) for address in email.addresses if address}
     if keys:
@@ -90,7 +105,7 @@ def _comment_of(
             return None
         comments = [each for each in comments if each.comment_id not in taken]
     near = [comment for comment in comments if _is_near(email, comment)]
-    if not is_overdue:
+    if may_lag and not is_overdue:
         near = [each for each in near if _is_new(email, each, taken)]
     if near:
         return min(near, key=lambda comment: _distance(email, comment))

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.capture.choice import AFTER, BEFORE, JUST, choose
+from service.capture.choice import AFTER, BEFORE, JUST, LAG, choose
 from service.jobs.messages import KnownEmails, WaitingEmail
 from service.zendesk.messages import CommentMessage, ListedFile, Person
 
@@ -129,16 +129,18 @@ def test_another_emails_comment_without_the_announced_files_is_never_its_own() -
 def test_while_zendesk_may_be_behind_an_older_comment_waits() -> None:
     """It is another e-mail already, or a note: the comment of the webhook may be the next one that Zendesk shows."""
     note = {"is_email": False, "is_by_agent": True, "channel": "web"}
-    for age, is_settled in ((30 * 60, False), (JUST.total_seconds() - 1, True)):
-        email = choose([comment(1, age)], known(waiting(7), comments=(1,), newest=age), {7})
-        assert email.settled == ({7} if is_settled else set())
-        assert choose([comment(1, age, **note)], known(waiting(7)), {7}).ignored == (
-            [7] if is_settled else []
-        )
-        overdue = choose([comment(1, age)], known(waiting(7), comments=(1,), newest=age), {7}, {7})
-        assert kept(overdue) == {"1": 7}
+    for age, later, is_settled in (
+        (30 * 60, timedelta(0), False),
+        (JUST.total_seconds() - 1, timedelta(0), True),
+        (30 * 60, LAG, True),
+    ):
+        taken, now = known(waiting(7), comments=(1,), newest=age), NOW + later
+        assert choose([comment(1, age)], taken, {7}, now=now).settled == ({7} if is_settled else set())
+        ignored = choose([comment(1, age, **note)], known(waiting(7)), {7}, now=now).ignored
+        assert ignored == ([7] if is_settled else [])
+        assert kept(choose([comment(1, age)], taken, {7}, {7}, now=now)) == {"1": 7}
 
-    unknown = choose([comment(1, 30 * 60)], known(waiting(7)), {7})
+    unknown = choose([comment(1, 30 * 60)], known(waiting(7)), {7}, now=NOW)
     assert kept(unknown) == {"1": 7}
 
 
