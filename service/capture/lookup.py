@@ -38,7 +38,7 @@ async def look_up(res: Resources, claim: Claim, *, afresh: bool = False) -> None
     """
     if not res.zendesk.has_login:
         raise _cannot_ask(claim)
-    if not (claim.ticket_id.isascii() and claim.ticket_id.isdigit()):
+    if claim.ticket_id and not (claim.ticket_id.isascii() and claim.ticket_id.isdigit()):
         named = f"The webhook names the ticket {claim.ticket_id[:100]!r}, which is no number"
         raise Permanent("no_ticket", f"{named}: Zendesk cannot be asked for its files.")
     ticket = TicketKey(claim.account_id or "", claim.ticket_id)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
+from zlib import crc32
 
 from aiohttp import ClientConnectorError, ClientError, ClientSession, TCPConnector
 
@@ -87,14 +88,14 @@ class Traffic:
 
         `before` is called with its ticket before the first request.
         """
-        webhook = self._make(kind, kind.replace(".", ""), self._chance(kind))
+        webhook = self._make(kind, _ticket_of(kind), self._chance(kind))
         webhook.code = "abandoned"
         before(webhook.ticket_id)
         return await self._send_until_acknowledged(webhook)
 
     async def send_unwanted(self, kind: str) -> bool:
         """Send a letter whose document the sync's receiver refuses; return whether it was acknowledged."""
-        webhook = self._make(kind, kind.replace(".", ""), self._chance(kind), subject=UNWANTED)
+        webhook = self._make(kind, _ticket_of(kind), self._chance(kind), subject=UNWANTED)
         webhook.sync_code = "document_refused"
         return await self._send_until_acknowledged(webhook)
 
@@ -216,3 +217,8 @@ def _faults(kind: str, chance: Random) -> list[Fault]:
         Fault(bytes_per_second=8_000),
     )
     return [chance.choice(temporary)]
+
+
+def _ticket_of(kind: str) -> str:
+    """Return a ticket for the one letter of a kind: Zendesk's tickets are numbers."""
+    return str(9_000_000_000 + crc32(kind.encode()))
