@@ -85,6 +85,8 @@ class Resources:
     host_slots: WeakValueDictionary[str, asyncio.Semaphore] = field(default_factory=WeakValueDictionary)
     claims: set[tuple[int, int]] = field(default_factory=set)  # fencing tokens of the running attempts
     look_ups: dict[tuple[str, str], LookUp] = field(default_factory=dict)  # by account and ticket
+    # The next page of long tickets whose reading was cut off, by account, ticket and the comment that is looked for.
+    next_pages: dict[tuple[str, str, str], str] = field(default_factory=dict)
     accepted: AcceptedDocuments = field(default_factory=AcceptedDocuments)
     bad_signatures: Streak = field(default_factory=Streak)
     learned_secrets: LearnedSecrets = field(default_factory=LearnedSecrets)

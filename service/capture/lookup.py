@@ -20,12 +20,17 @@ from service.jobs.tickets import TicketKey
 from service.resources import LookUp, Resources
 from service.storage.objects import StoredObject
 from service.zendesk import comments as api
+from service.zendesk.client import next_page
 from service.zendesk.messages import CommentMessage, read_page
 
 # Between two looks whether the worker that looks up the ticket is done.
 _POLL_SECONDS = 0.1
 # Look-ups of old e-mails that a back-fill found leave this share of the budget of calls to others.
 HISTORY_RESERVE = 0.5
+# Readings of long tickets that go on where they were cut off.
+MOST_CUT_OFF = 1_000
+
+Place = tuple[str, str, str]  # a reading: account, ticket, and the comment that is looked for
 
 log = structlog.get_logger()
 
@@ -138,18 +143,44 @@ async def _comments(
 ) -> Sequence[CommentMessage]:
     """Return the newest hundred comments, the newest first, and the named one if it is an older one.
 
-    Of the pages up to that, also those that other e-mails of the ticket want: each would read them again.
+    Of the pages up to that, also those that other e-mails of the ticket want: each would read them again. Where the reading
+    is cut off, as by the rate limit, the next attempt goes on with the next page: otherwise many attempts at long tickets
+    would use up all calls with their first pages, for ever.
     """
-    pages = res.zendesk.pages(api.path(claim.ticket_id), api.MOST_PAGES, api.QUERY, reserve=reserve)
+    place = (claim.account_id or "", claim.ticket_id, claim.comment_id or "")
+    if (start := res.next_pages.pop(place, None)) is not None:
+        with suppress(Permanent):  # Zendesk no longer knows that page
+            return await _read_pages(res, claim, place, wanted, reserve, start)
+    return await _read_pages(res, claim, place, wanted, reserve, None)
+
+
+async def _read_pages(  # noqa: PLR0913, PLR0917 the parts of one reading
+    res: Resources, claim: Claim, place: Place, wanted: Collection[str], reserve: float, start: str | None
+) -> Sequence[CommentMessage]:
+    """Read pages until the named comment, from this one on; note at each where the reading goes on."""
+    found: list[CommentMessage] = []
+    path, is_newest = api.path(claim.ticket_id), start is None
+    pages = res.zendesk.pages(path, api.MOST_PAGES, api.QUERY, reserve=reserve, start=start)
     async with aclosing(pages):
-        found = await _read(await anext(pages))
-        if claim.comment_id and all(each.comment_id != claim.comment_id for each in found):
-            async for page in pages:
-                comments = await _read(page)
-                found += [each for each in comments if each.comment_id in {claim.comment_id, *wanted}]
-                if any(each.comment_id == claim.comment_id for each in comments):
-                    break
-        return found
+        async for page in pages:
+            comments = await _read(page)
+            found += [
+                each for each in comments if is_newest or each.comment_id in {claim.comment_id, *wanted}
+            ]
+            is_newest = False
+            res.next_pages.pop(place, None)
+            if not claim.comment_id or any(each.comment_id == claim.comment_id for each in comments):
+                break
+            if following := next_page(page):
+                _note(res.next_pages, place, following)
+    return found
+
+
+def _note(next_pages: dict[Place, str], place: Place, page: str) -> None:
+    """Note where a reading goes on; of too many, the oldest is forgotten."""
+    next_pages[place] = page
+    if len(next_pages) > MOST_CUT_OFF:
+        del next_pages[next(iter(next_pages))]
 
 
 async def _read(page: Mapping[str, object]) -> list[CommentMessage]:

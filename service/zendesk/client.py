@@ -207,7 +207,7 @@ class ZendeskClient:
         answer, _ = await self._observed(url, lambda: self._call(url))
         return answer
 
-    async def pages(
+    async def pages(  # noqa: PLR0913 those of `get`, and where to begin and to end
         self,
         path: str,
         most: int,
@@ -215,16 +215,16 @@ class ZendeskClient:
         *,
         reserve: float = 0.0,
         turn: Turn = Turn.IN_ORDER,
+        start: str | None = None,
     ) -> AsyncGenerator[dict[str, object]]:
         """Yield page after page, until there is no next one; at most `most`. For the others see `get`.
 
-        A page that is too large is asked for with fewer items, and so are those after it.
+        `start` is the address of a later page, out of `next_page`, to begin with. A page that is too large is asked for with
+        fewer items, and so are those after it.
         https://developer.zendesk.com/api-reference/introduction/pagination/
         """
-        url: object = self._url(path, query)
+        url = start or self._url(path, query)
         for _ in range(most):
-            if not isinstance(url, str):
-                return
             try:
                 page = await self._get(url, reserve=reserve, turn=turn)
             except Permanent as exc:
@@ -233,8 +233,10 @@ class ZendeskClient:
                     raise
                 page = await self._get(fewer, reserve=reserve, turn=turn)
             yield page
-            links = page.get("links")
-            url = links.get("next") if isinstance(links, dict) else None
+            following = next_page(page)
+            if following is None:
+                return
+            url = following
 
     @asynccontextmanager
     async def file(self, address: str, expected: Expected, limits: Limits) -> AsyncIterator[Download]:
@@ -462,6 +464,13 @@ class ZendeskClient:
                 await self._budget.pause(seconds)
         if self._exports is not self._budget and (of_exports := read_calls_left_of(_EXPORTS, headers)):
             await self._exports.note_calls_left(of_exports, sent_at)
+
+
+def next_page(page: Mapping[str, object]) -> str | None:
+    """Return the address of the page after this one."""
+    links = page.get("links")
+    following = links.get("next") if isinstance(links, dict) else None
+    return following if isinstance(following, str) else None
 
 
 def _open_login(client: ZendeskClient) -> Login | None:

@@ -446,6 +446,35 @@ async def test_old_e_mails_of_a_back_fill_leave_calls_to_new_ones(
     assert zendesk.state.lookups == {"2": 1}
 
 
+async def test_readings_of_long_tickets_go_on_where_the_rate_limit_cut_them_off(
+    res: Resources, zendesk: Zendesk, database: asyncpg.Connection
+) -> None:
+    """Otherwise the first pages of many tickets would use up the calls of each minute."""
+    at = datetime.now(UTC) - timedelta(days=10)
+    for ticket in range(1, 5):
+        comment_id = zendesk.add_email(ticket, created_at=at)
+        for number in range(350):
+            later = at + timedelta(hours=1, seconds=number)
+            zendesk.add_comment(ticket, channel="web", created_at=later)
+        about = {"zendesk_ticket_id": str(ticket), "comment_id": str(comment_id)}
+        await add(database, identified=True, origin="backfill", sent_at=at, **about)
+    await res.zendesk._budget.note_limit(25)  # ten are ours, and five for old e-mails
+
+    minutes = 0
+    while due := await database.fetch(
+        "SELECT id, attempt_number + 1 FROM incoming_emails WHERE processing_status NOT IN ('completed', 'failed')"
+    ):
+        minutes += 1
+        assert minutes < 15
+        await database.execute("UPDATE api_budgets SET window_ends_at = now() - interval '1 second'")
+        await asyncio.gather(*(process(res, *job) for job in due))
+
+    statuses = await database.fetch("SELECT processing_status FROM incoming_emails")
+    assert {row["processing_status"] for row in statuses} == {"completed"}
+    assert zendesk.state.calls["comments"] == 4 * 4
+    assert res.next_pages == {}
+
+
 async def test_the_original_is_kept_only_if_it_is_this_emails(
     client: Client, worker: Worker, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
