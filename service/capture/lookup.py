@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -17,11 +18,12 @@ from service.jobs.loose_objects import put
 from service.jobs.messages import KeptComment
 from service.jobs.object_references import write_references
 from service.jobs.tickets import TicketKey
+from service.outbound.addresses import host_of
 from service.resources import LookUp, Resources
 from service.storage.objects import StoredObject
 from service.zendesk import comments as api
 from service.zendesk.client import next_page
-from service.zendesk.messages import CommentMessage, read_page
+from service.zendesk.messages import CommentMessage, ListedFile, read_page
 
 # Between two looks whether the worker that looks up the ticket is done.
 _POLL_SECONDS = 0.1
@@ -148,9 +150,10 @@ async def _comments(
     would use up all calls with their first pages, for ever.
     """
     place = (claim.account_id or "", claim.ticket_id, claim.comment_id or "")
-    if (start := res.next_pages.pop(place, None)) is not None:
-        with suppress(Permanent):  # Zendesk no longer knows that page
+    if (start := res.next_pages.get(place)) is not None:
+        with suppress(Permanent):
             return await _read_pages(res, claim, place, wanted, reserve, start)
+        res.next_pages.pop(place, None)  # Zendesk no longer knows that page
     return await _read_pages(res, claim, place, wanted, reserve, None)
 
 
@@ -163,7 +166,7 @@ async def _read_pages(  # noqa: PLR0913, PLR0917 the parts of one reading
     pages = res.zendesk.pages(path, api.MOST_PAGES, api.QUERY, reserve=reserve, start=start)
     async with aclosing(pages):
         async for page in pages:
-            comments = await _read(page)
+            comments = await _read(res, page)
             found += [
                 each for each in comments if is_newest or each.comment_id in {claim.comment_id, *wanted}
             ]
@@ -183,8 +186,16 @@ def _note(next_pages: dict[Place, str], place: Place, page: str) -> None:
         del next_pages[next(iter(next_pages))]
 
 
-async def _read(page: Mapping[str, object]) -> list[CommentMessage]:
-    return await asyncio.to_thread(read_page, page)  # it may hold megabytes
+async def _read(res: Resources, page: Mapping[str, object]) -> list[CommentMessage]:
+    """Read a page; a link in a sender's text to another account's file is no file of the e-mail."""
+    comments = await asyncio.to_thread(read_page, page)  # it may hold megabytes
+    return [
+        replace(each, files=tuple(file for file in each.files if _is_own(res, file))) for each in comments
+    ]
+
+
+def _is_own(res: Resources, file: ListedFile) -> bool:
+    return not file.is_linked or file.url.startswith("/") or res.account.has_host(host_of(file.url))
 
 
 async def _put(res: Resources, claim: Claim, comment: CommentMessage) -> StoredObject:

@@ -50,6 +50,7 @@ class ListedFile:
 
     `malware` is Zendesk's verdict, or "overridden" if an administrator allows the download nevertheless; None if
     there is no known verdict. `is_gone` means that Zendesk has deleted or redacted it: its address gives nothing.
+    `is_linked`: it is not in the list of Zendesk, and only the text that a sender wrote names it.
     """
 
     url: str
@@ -60,6 +61,7 @@ class ListedFile:
     inline: bool = False
     malware: str | None = None
     is_gone: bool = False
+    is_linked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,7 +315,10 @@ def _files(comment: Fields) -> tuple[ListedFile, ...]:
     shown = (file for file in _in_text(comment.get("html_body")) if attachment_key(file.url) not in known)
     return (
         *files,
-        *(ListedFile(file.url, file.file_name, file.content_type, file.size, inline=True) for file in shown),
+        *(
+            ListedFile(file.url, file.file_name, file.content_type, file.size, inline=True, is_linked=True)
+            for file in shown
+        ),
     )
 
 

@@ -281,6 +281,21 @@ async def test_a_named_comment_that_zendesk_does_not_show_fails_whatever_files_a
     assert [file["status"] for file in email["attachments"]] == ["stored"]
 
 
+async def test_a_link_to_a_file_of_another_account_is_no_file_of_the_email(
+    client: Client, worker: Worker, zendesk: Zendesk
+) -> None:
+    """As in a forwarded e-mail of somebody else's Zendesk: nobody here can download it."""
+    own = zendesk.add_file("logo.png", PNG)
+    html = f'<img src="https://other.zendesk.com/attachments/token/x/?name=x.png"><img src="{own}">'
+    comment_id = zendesk.add_email(77, html=html)
+
+    receipt = await client.send(zendesk.announcement(77, comment_id))
+    email = await client.until(receipt["email_id"], "completed", "failed")
+
+    assert email["processing_status"] == "completed"
+    assert [(file["file_name"], file["status"]) for file in email["attachments"]] == [("logo.png", "stored")]
+
+
 async def test_long_comments_of_others_fail_no_email(
     client: Client, worker: Worker, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
