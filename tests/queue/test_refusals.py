@@ -18,7 +18,7 @@ from service.config.settings import Settings
 from service.local.drill.proxy import Proxy
 from service.local.servers import valkey
 from service.local.zendesk.stand_in import Zendesk
-from service.queue.arq_queue import create_redis, reason_of
+from service.queue.arq_queue import ArqQueue, QueueMessage, create_redis, reason_of, try_write
 from tests.conftest import serving, working
 from tests.support.commands import typed
 from tests.support.proxy import behind_tls, self_signed
@@ -37,7 +37,7 @@ FORMS = [
     ("unix://:bad@{path}", WRONG),
     ("unix://nobody:bad@{path}", WRONG),
 ]
-RIGHTS = "it gives the user of REDIS_URL too few rights: allow all commands on arq:* and holdfast:*"
+RIGHTS = "it gives the user of REDIS_URL too few rights: allow all commands on arq:* and holdfast:*, keys and channels"
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,9 @@ async def set_password(url: str) -> None:
     redis = create_redis(url, pool_size=1)
     await redis.acl_setuser(
         "reader", enabled=True, passwords=["+right-pass"], keys=["*"], categories=["+@read"]
+    )
+    await redis.acl_setuser(
+        "app", enabled=True, passwords=["+right-pass"], keys=["arq:*", "holdfast:*"], categories=["+@all"]
     )
     await redis.config_set("requirepass", "right-pass")
     await redis.aclose(close_connection_pool=True)
@@ -107,6 +110,26 @@ async def test_a_server_that_ends_each_connection_is_an_outage(form: str, tmp_pa
         error = await error_of(form.format(path=path, tcp=f"127.0.0.1:{port}"))
 
     assert reason_of(error) == "ConnectionError"
+
+
+async def test_a_redis_that_has_too_few_replicas_is_named(guarded: Guarded) -> None:
+    redis = create_redis(f"unix://:right-pass@{guarded.path}", pool_size=1)
+    await redis.config_set("min-replicas-to-write", 1)
+    with pytest.raises(RedisError) as caught:
+        await try_write(redis)
+    await redis.config_set("min-replicas-to-write", 0)
+    await redis.aclose(close_connection_pool=True)
+
+    assert reason_of(caught.value) == "it accepts no writes: its log says why"
+
+
+async def test_a_user_without_the_channel_has_too_few_rights(guarded: Guarded) -> None:
+    redis = create_redis(f"unix://app:right-pass@{guarded.path}", pool_size=1)
+    with pytest.raises(RedisError) as caught:
+        await ArqQueue(redis).enqueue([QueueMessage("process:1", "process")])
+    await redis.aclose(close_connection_pool=True)
+
+    assert reason_of(caught.value) == RIGHTS
 
 
 @pytest.mark.parametrize(("form", "reason"), [*FORMS, ("unix://reader:right-pass@{path}", RIGHTS)])
