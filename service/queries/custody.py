@@ -7,13 +7,14 @@ from typing import Any
 
 from pydantic import Field
 from sqlalchemy import Select, func, select
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.custody.holds import NAME, no_hold
 from service.custody.retention_rules import Rule, load_rules, version_of
+from service.custody.scopes import Scope, emails_in
 from service.custody.simulation import RuleOutcome, Simulation, simulate
 from service.postgres.engine import connect
-from service.postgres.held_emails import binding_filter, shown_filter
+from service.postgres.held_emails import binding_filter, covers, shown_filter, versions_of
 from service.postgres.hold_tables import HeldEmail, Hold
 from service.postgres.search import count
 from service.postgres.selection import StoredFilter
@@ -123,12 +124,26 @@ async def get_hold(engine: AsyncEngine, name: str) -> HoldDetail:
         emails = (await conn.scalars(listed.limit(MAX_LISTED))).all()
         shown = _shown(row)
         matching = await count(conn, shown["filter"].selection) if shown["filter"] is not None else None
+        number = matching and matching.number
+        if number == 0:
+            number = await _covered(conn, shown["filter"])
     return HoldDetail(
         **shown,
         emails=emails,
-        matching=matching and matching.number,
-        matching_capped=bool(matching and matching.is_capped),
+        matching=number,
+        matching_capped=bool(matching and (matching.is_capped or number == MAX_LISTED)),
     )
+
+
+async def _covered(conn: AsyncConnection, wanted: StoredFilter) -> int:
+    """Count what a filter of a hold covers by what lists do not search: the message's sender, and when it was sent."""
+    if wanted.ticket is None and wanted.sender is None:
+        return 0
+    scope = Scope("sender", wanted.sender) if wanted.ticket is None else Scope("ticket", wanted.ticket)
+    ids = await emails_in(conn, scope, 0, 2**62, MAX_LISTED)
+    versions = versions_of(ids, [wanted])
+    covered = select(func.count(versions.c.id.distinct())).where(covers(wanted, versions))
+    return await conn.scalar(covered) or 0
 
 
 async def get_rules(engine: AsyncEngine) -> list[Rule]:

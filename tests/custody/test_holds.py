@@ -19,6 +19,7 @@ from service.postgres.email_tables import IncomingEmail
 from service.postgres.engine import connect, transaction
 from service.postgres.held_emails import held_among
 from service.postgres.selection import LastingFilter
+from service.queries.custody import get_hold
 from service.resources import Resources
 from tests.conftest import eventually
 from tests.support.rows import NOON, add, is_waiting_for_a_lock
@@ -250,3 +251,25 @@ async def test_a_hold_waits_for_a_deletion_that_began_and_comes_before_the_next_
 
     assert (free, is_set) == ({}, False)
     assert await later == {email_ids[1]: ["one"]}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "number"),
+    [
+        ({"sender": BOB}, 1),
+        ({"sender": "nobody@a.example"}, 0),
+        ({"ticket": "7", "received_before": NOON - HOUR}, 1),
+        ({"ticket": "7", "received_before": NOON - 3 * HOUR}, 0),
+    ],
+)
+async def test_a_hold_is_not_said_to_match_nothing_where_the_message_matches(
+    res: Resources, database: asyncpg.Connection, wanted: dict[str, Any], number: int
+) -> None:
+    """Lists know the webhook's sender and time alone."""
+    email_id = await add(database, zendesk_ticket_id="7", from_email=ADA, received_at=NOON)
+    await add_message(database, email_id, from_address=BOB, sent_at=NOON - 2 * HOUR, created_at=NOON)
+    await add_hold(database, "lawsuit", wanted)
+
+    hold = await get_hold(res.engine, "lawsuit")
+
+    assert (hold.matching, bool(await held(res, email_id))) == (number, bool(number))
