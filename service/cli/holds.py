@@ -169,6 +169,7 @@ def _print_hold(hold: "HoldDetail", *, as_json: bool) -> None:
     print_facts(
         [
             ("covers", _covers(hold)),
+            ("set for", hold.unfit and f"{said_filter(hold.unfit)}: it can match no e-mail, so all are covered"),
             ("matching", matching and f"{matching} e-mails on record match its filter"),
             ("e-mails", ", ".join(map(str, hold.emails)) or None),
             ("reason", hold.reason),

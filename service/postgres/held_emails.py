@@ -88,7 +88,7 @@ async def holds_on(conn: AsyncConnection, email_ids: Sequence[int]) -> dict[int,
     if not (holds and email_ids):
         return {}
     covered = {(row.email_id, row.hold_id) for row in await conn.execute(_listed(email_ids))}
-    filters = [_Filter(row.id, binding_filter(row.filter)) for row in holds if row.filter is not None]
+    filters = [_Filter(row.id, binding_filter(row.filter, row.name)) for row in holds if row.filter is not None]
     for first in range(0, len(filters), _FILTERS):
         covered.update(await _covered_by(conn, filters[first : first + _FILTERS], email_ids))
     names = {row.id: row.name for row in holds}
@@ -98,7 +98,7 @@ async def holds_on(conn: AsyncConnection, email_ids: Sequence[int]) -> dict[int,
     return found
 
 
-def binding_filter(stored: object) -> StoredFilter:
+def binding_filter(stored: object, name: str) -> StoredFilter:
     """Read what a hold in force covers.
 
     A filter that an earlier version accepted although it can match no e-mail, such as an empty ticket, covers everything:
@@ -107,7 +107,7 @@ def binding_filter(stored: object) -> StoredFilter:
     wanted = shown_filter(stored)
     if isinstance(wanted, LastingFilter):
         return wanted
-    log.warning("hold_filter_unfit")
+    log.warning("hold_filter_unfit", hold=name)
     return LastingFilter()
 
 

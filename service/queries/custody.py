@@ -14,10 +14,10 @@ from service.custody.retention_rules import Rule, load_rules, version_of
 from service.custody.scopes import Scope, emails_in
 from service.custody.simulation import RuleOutcome, Simulation, simulate
 from service.postgres.engine import connect
-from service.postgres.held_emails import binding_filter, covers, shown_filter, versions_of
+from service.postgres.held_emails import covers, shown_filter, versions_of
 from service.postgres.hold_tables import HeldEmail, Hold
 from service.postgres.search import count
-from service.postgres.selection import StoredFilter
+from service.postgres.selection import LastingFilter, StoredFilter
 from service.queries.views import View
 
 MAX_HOLDS = 500
@@ -31,6 +31,9 @@ class HoldView(View):
     reason: str
     filter: StoredFilter | None = Field(
         description="It covers what matches, now and later; null: only listed e-mails; without a field: everything"
+    )
+    unfit: StoredFilter | None = Field(
+        description="The filter that an earlier version accepted although it can match no e-mail: the hold covers everything"
     )
     listed: int = Field(description="The number of e-mails that it lists")
     set_at: datetime
@@ -172,8 +175,12 @@ def _holds() -> Select[*tuple[Any, ...]]:
 
 
 def _shown(row: Mapping[Any, Any]) -> dict[str, Any]:
-    read = binding_filter if row["released_at"] is None else shown_filter
-    return {**row, "filter": None if row["filter"] is None else read(row["filter"])}
+    if row["filter"] is None:
+        return {**row, "unfit": None}
+    written = shown_filter(row["filter"])
+    if row["released_at"] is not None or isinstance(written, LastingFilter):
+        return {**row, "filter": written, "unfit": None}
+    return {**row, "filter": LastingFilter(), "unfit": written}
 
 
 def _shown_simulation(result: Simulation) -> SimulationView:

@@ -273,3 +273,16 @@ async def test_a_hold_is_not_said_to_match_nothing_where_the_message_matches(
     hold = await get_hold(res.engine, "lawsuit")
 
     assert (hold.matching, bool(await held(res, email_id))) == (number, bool(number))
+
+
+async def test_a_hold_that_covers_everything_says_what_it_was_set_for(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    await add_hold(database, "unfit", {"sender": "Ada <ada@a.example>"})
+    await add_hold(database, "fit", {"sender": ADA})
+
+    unfit, fit = await get_hold(res.engine, "unfit"), await get_hold(res.engine, "fit")
+
+    assert unfit.unfit
+    assert (unfit.filter, unfit.unfit.sender) == (LastingFilter(), "Ada <ada@a.example>")
+    assert (fit.filter, fit.unfit) == (LastingFilter(sender=ADA), None)
