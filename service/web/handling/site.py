@@ -19,7 +19,10 @@ def is_ours(request: web.Request, address: str) -> bool:
 
 
 def came_from(request: web.Request) -> str | None:
-    """Return the path of the page of this site that led here, without the prefix; None if it is this one."""
+    """Return the path of the page of this site that led here, without the prefix; None if it is the wrong one itself.
+
+    A form may post to the address of its own page, which is not wrong then.
+    """
     address = request.headers.get("Referer", "")
     if not is_ours(request, address):
         return None
@@ -29,7 +32,7 @@ def came_from(request: web.Request) -> str | None:
         return None
     path = _FORMS.get(path, path)
     place = f"{path}?{parts.query}" if parts.query else path
-    return None if place == request.path_qs else place
+    return None if place == request.path_qs and request.method != "POST" else place
 
 
 def _host_of(address: str) -> str | None:
