@@ -113,8 +113,10 @@ class Live:
             snapshot = Snapshot(now, *await within(self.res.settings.database_seconds, self._query()))
         except WrongTables as exc:
             snapshot = Snapshot(now, error=exc.message)
-        except HoldfastError:
-            snapshot = Snapshot(now, error="Postgres cannot be reached.")
+        except HoldfastError as exc:
+            is_late = exc.code == "database_slow"
+            error = "Postgres did not answer in time." if is_late else "Postgres cannot be reached."
+            snapshot = Snapshot(now, error=error)
         except Exception:
             log.exception("overview_failed")
             snapshot = Snapshot(now, error="The overview cannot be made; see the log.")
