@@ -54,6 +54,14 @@ async def test_api_sets_shows_and_releases_a_hold(client: Server, email_id: int)
     assert again["code"] == "hold_exists"
 
 
+async def test_api_says_what_is_wrong_with_a_filter(client: Server) -> None:
+    wanted = {"name": "one", "reason": "x", "filter": {"ticket": "#4711"}}
+
+    refused = await post_as_operator(client, HOLDS, 400, **wanted)
+
+    assert refused["detail"] == "filter.ticket: is no ticket: write its number alone, as in 35434"
+
+
 @pytest.mark.parametrize(
     ("about", "status"),
     [

@@ -155,4 +155,5 @@ def _complaint(exc: ValidationError) -> str:
     """Name the first wrong field and its error, without the value."""
     error = exc.errors(include_url=False, include_input=False)[0]
     field = ".".join(str(part) for part in error["loc"])
-    return f"{field}: {error['msg']}" if field else error["msg"]
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{field}: {message}" if field else message
