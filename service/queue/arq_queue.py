@@ -34,9 +34,7 @@ CHANNEL = "holdfast:bell"
 LISTEN_SECONDS = 10.0
 PAUSE_SECONDS = 1.0
 PROBE_KEY = "holdfast:look-out"
-_TOO_FEW_RIGHTS = (
-    "it gives the user of REDIS_URL too few rights: allow all commands on arq:* and holdfast:*, keys and channels"
-)
+_TOO_FEW_RIGHTS = "it gives the user of REDIS_URL too few rights: allow all commands on arq:* and holdfast:*, keys and channels"
 
 _KEYS = (default_queue_name, job_key_prefix)
 # A message on the queue keeps its place, and one whose job an eviction removed gets it back. Workers sleep only when
@@ -124,18 +122,24 @@ def reason_of(error: BaseException) -> str:
         return f"{problem}: REDIS_VERIFY_TLS=false accepts it" if "certificate" in problem else problem
     if isinstance(error, NoPermissionError) or str(error).startswith("ACL failure in script"):
         return _TOO_FEW_RIGHTS
-    if isinstance(error, ReadOnlyError):
-        return "it is a replica and accepts no writes: connect to its primary"
-    if isinstance(error, OutOfMemoryError):
-        return "its memory is full, and it accepts no writes: give it more"
-    if str(error).startswith(("MISCONF", "NOREPLICAS")):  # it cannot save, or has too few replicas
-        return "it accepts no writes: its log says why"
+    if refusal := _refusal_of_writes(error):
+        return refusal
     cause: BaseException | None = error
     while cause is not None:  # over a Unix socket, redis-py wraps the error in a ConnectionError
         if isinstance(cause, AuthenticationError):
             return _refusal(cause)
         cause = cause.__cause__
     return type(error).__name__
+
+
+def _refusal_of_writes(error: BaseException) -> str | None:
+    if isinstance(error, ReadOnlyError):
+        return "it is a replica and accepts no writes: connect to its primary"
+    if isinstance(error, OutOfMemoryError):
+        return "its memory is full, and it accepts no writes: give it more"
+    if str(error).startswith(("MISCONF", "NOREPLICAS")):  # it cannot save, or has too few replicas
+        return "it accepts no writes: its log says why"
+    return None
 
 
 def _refusal(error: AuthenticationError) -> str:
