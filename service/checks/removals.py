@@ -1,8 +1,10 @@
-"""Check whether deleted e-mails and files are gone from the storage and the targets, too."""
+"""Check whether rules may delete, and whether what was deleted is gone from the storage and the targets, too."""
 
 from sqlalchemy import text
 
 from service.checks.probe import Check
+from service.custody.retention_rules import load_binding_rules
+from service.errors import Permanent
 from service.formatting import counted
 from service.postgres.engine import connect
 from service.postgres.removal_tables import TARGET_DUE, TO_REMOVE
@@ -20,6 +22,11 @@ async def check_removals(res: Resources) -> Check:
     """
     async with connect(res.engine) as conn:
         row = (await conn.execute(_UNDER_WAY)).one()
+        try:
+            await load_binding_rules(conn)
+        except Permanent as exc:
+            found = f"retention rules delete nothing: {exc.message.rstrip('.')}"
+            return Check("removals", None, found, "docs/errors.md describes rule_unreadable")
     if row.locked:
         advice = f"the storage says: {row.reason}. Holdfast asks again every day; {_RECEIPTS}"
         return Check("removals", None, f"{counted(row.locked, 'object')} cannot be removed", advice)

@@ -61,7 +61,7 @@ async def purge_for_ever(res: Resources) -> None:
                 pause = max(pause, REST * (time.monotonic() - began))
             await receipts.forget_lists(res)
         except HoldfastError as exc:
-            log.warning("purge_stopped", code=exc.code)
+            log.warning("purge_stopped", code=exc.code, error=exc.message)
             pause = RETRY_SECONDS
         await asyncio.sleep(pause)
 

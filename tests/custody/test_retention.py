@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from service.checks.removals import check_removals
 from service.custody import retention, simulation
 from service.custody.retention_rules import (
     Change,
@@ -308,3 +309,24 @@ async def test_a_rule_of_an_earlier_version_keeps_what_it_names_although_it_has_
         due = await retention.due(conn, 0, 10, floor_days=30)
 
     assert due == [retention.Due(email_id, "all")]
+
+
+async def test_a_check_tells_that_a_rule_of_an_earlier_version_stops_all(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    before = await check_removals(res)
+    await add(
+        database,
+        "retention_rules",
+        id=1,
+        position=1,
+        name="earlier",
+        filter='{"ticket": ""}',
+        created_by="ada",
+    )
+
+    check = await check_removals(res)
+
+    assert before.ok
+    assert check.ok is None
+    assert check.found.startswith("retention rules delete nothing: Rule earlier can match no e-mail")
