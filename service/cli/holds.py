@@ -169,7 +169,10 @@ def _print_hold(hold: "HoldDetail", *, as_json: bool) -> None:
     print_facts(
         [
             ("covers", _covers(hold)),
-            ("set for", hold.unfit and f"{said_filter(hold.unfit)}: it can match no e-mail, so all are covered"),
+            (
+                "set for",
+                hold.unfit and f"{said_filter(hold.unfit)}: it can match no e-mail, so all are covered",
+            ),
             ("matching", matching and f"{matching} e-mails on record match its filter"),
             ("e-mails", ", ".join(map(str, hold.emails)) or None),
             ("reason", hold.reason),

@@ -88,7 +88,9 @@ async def holds_on(conn: AsyncConnection, email_ids: Sequence[int]) -> dict[int,
     if not (holds and email_ids):
         return {}
     covered = {(row.email_id, row.hold_id) for row in await conn.execute(_listed(email_ids))}
-    filters = [_Filter(row.id, binding_filter(row.filter, row.name)) for row in holds if row.filter is not None]
+    filters = [
+        _Filter(row.id, binding_filter(row.filter, row.name)) for row in holds if row.filter is not None
+    ]
     for first in range(0, len(filters), _FILTERS):
         covered.update(await _covered_by(conn, filters[first : first + _FILTERS], email_ids))
     names = {row.id: row.name for row in holds}

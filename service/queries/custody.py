@@ -140,9 +140,12 @@ async def get_hold(engine: AsyncEngine, name: str) -> HoldDetail:
 
 async def _covered(conn: AsyncConnection, wanted: StoredFilter) -> int:
     """Count what a filter of a hold covers by what lists do not search: the message's sender, and when it was sent."""
-    if wanted.ticket is None and wanted.sender is None:
+    if wanted.ticket is not None:
+        scope = Scope("ticket", wanted.ticket)
+    elif wanted.sender is not None:
+        scope = Scope("sender", wanted.sender)
+    else:
         return 0
-    scope = Scope("sender", wanted.sender) if wanted.ticket is None else Scope("ticket", wanted.ticket)
     ids = await emails_in(conn, scope, 0, 2**62, MAX_LISTED)
     versions = versions_of(ids, [wanted])
     covered = select(func.count(versions.c.id.distinct())).where(covers(wanted, versions))

@@ -95,10 +95,10 @@ async def test_overview_of_a_database_that_nobody_migrated_says_so(
 async def test_overview_that_waits_for_a_lock_does_not_say_that_postgres_is_away(
     settings: Settings, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
-    async with serving(settings.model_copy(update={"database_seconds": 0.5}), zendesk) as client:
-        async with database.transaction():
-            await database.execute("LOCK TABLE incoming_emails IN ACCESS EXCLUSIVE MODE")
-            page = words_of(await read(client, "/", status=503))
+    hasty = settings.model_copy(update={"database_seconds": 0.5})
+    async with serving(hasty, zendesk) as client, database.transaction():
+        await database.execute("LOCK TABLE incoming_emails IN ACCESS EXCLUSIVE MODE")
+        page = words_of(await read(client, "/", status=503))
 
     assert "Postgres did not answer in time." in page
 

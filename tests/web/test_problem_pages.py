@@ -54,7 +54,9 @@ async def test_a_refused_form_leads_back_to_its_page(
 ) -> None:
     await quarantine(client)
 
-    page = await read(client, path, form=form, status=422 if "kind" in form else 409, Referer=client.url + before)
+    page = await read(
+        client, path, form=form, status=422 if "kind" in form else 409, Referer=client.url + before
+    )
 
     assert [found.replace("&amp;", "&") for found in BACK.findall(page)] == [before]
 
