@@ -62,7 +62,16 @@ async def test_a_refused_form_leads_back_to_its_page(
 
 
 @pytest.mark.parametrize(
-    "referer", ["", "https://evil.example/", "{url}//evil.example", "http://[", "{url}/nothing", "<script>"]
+    "referer",
+    [
+        "",
+        "https://evil.example/",
+        "{url}//evil.example",
+        "{url}/\\evil.example",
+        "http://[",
+        "{url}/nothing",
+        "<script>",
+    ],
 )
 async def test_nothing_leads_to_another_site_or_to_the_error_itself(client: Server, referer: str) -> None:
     page = await read(client, "/nothing", status=404, Referer=referer.format(url=client.url))

@@ -28,7 +28,7 @@ def came_from(request: web.Request) -> str | None:
         return None
     prefix, parts = prefix_of(request), urlsplit(address)
     path = parts.path.removeprefix(prefix) if f"{parts.path}/".startswith(f"{prefix}/") else ""
-    if not path.startswith("/") or path.startswith("//"):
+    if not path.startswith("/") or path.startswith(("//", "/\\")):  # browsers take a backslash for a slash
         return None
     path = _FORMS.get(path, path)
     place = f"{path}?{parts.query}" if parts.query else path
