@@ -38,10 +38,12 @@ STORABLE = r"^[^\u0000]*$"  # what a text column of Postgres accepts
 # The pattern documents the validator's rule.
 Text = Annotated[str, Field(json_schema_extra={"pattern": STORABLE})]
 
-# Blanks around a ticket or an address are no part of it. An address has no blank, no bracket, and nothing that cannot be seen.
-TICKET_FORM = r"^\s*[1-9][0-9]*\s*$"
+# Blanks around a ticket or an address are no part of it. What people write in place of one is refused: a number sign, a name
+# beside the address, a domain. What stands on record is not: MAILER-DAEMON, or a ticket that is no number.
+TICKET_FORM = r"^\s*[^\s#,;0][^\s#,;]*\s*$"
 _NO_ADDRESS = r"\s<>,;@\u0000-\u001f\u007f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff"
-ADDRESS_FORM = rf"^\s*[^:{_NO_ADDRESS}]+@[^{_NO_ADDRESS}]*[^.{_NO_ADDRESS}]\s*$"
+_QUOTED = r'"[^"<>@\u0000-\u001f]+"'
+ADDRESS_FORM = rf"^\s*(?:(?!mailto:)(?:{_QUOTED}|[^{_NO_ADDRESS}]+)@[^{_NO_ADDRESS}]*[^.{_NO_ADDRESS}]|[^.{_NO_ADDRESS}]+)\s*$"
 
 # The patterns document the rules of `ticket_number` and `sender_address`.
 TicketNumber = Annotated[str, Field(max_length=MOST_TICKET, json_schema_extra={"pattern": TICKET_FORM})]

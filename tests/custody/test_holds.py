@@ -143,7 +143,16 @@ def test_a_filter_that_can_match_nothing_is_refused_by_holds_rules_and_erasures(
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("ticket", "4711"), ("sender", ADA), ("sender", "O'Hara+x@müller.example"), ("sender", "a@[192.0.2.1]")],
+    [
+        *(
+            ("ticket", "4711"),
+            ("ticket", "{{ticket.id}}"),
+            ("sender", ADA),
+            ("sender", "O'Hara+x@müller.example"),
+        ),
+        *(("sender", value) for value in ("a@[192.0.2.1]", "MAILER-DAEMON", '"john doe"@a.example')),
+        *(("sender", value) for value in ("/O=CORP/CN=ADA", "a:b@a.example")),
+    ],
 )
 def test_blanks_around_a_ticket_or_an_address_are_no_part_of_it(field: str, value: str) -> None:
     written = {field: f" \t{value}\u00a0\n"}
