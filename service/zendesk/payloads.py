@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +28,19 @@ _EVENT = "zen:event-type:"
 _FILE_LINKED = "zen:event-type:ticket.attachment_linked_to_comment"
 _USED_EVENTS = {"zen:event-type:ticket.created", "zen:event-type:ticket.comment_added", _FILE_LINKED}
 
+# Members that hold what the webhook is about.
+_WRAPPERS = {
+    "data",
+    "payload",
+    "event",
+    "detail",
+    "details",
+    "body",
+    "content",
+    "message",
+    "zendesk",
+    "comment",
+}
 _NUMBER_SIGN = re.compile(r"^# ?(?=[0-9]+$)")
 _RFC_2822 = re.compile(
     r"(?:[a-z]{3}, *)?\d{1,2} +[a-z]{3} +\d{4} +\d{1,2}:\d\d(?::\d\d)?"
@@ -134,21 +147,28 @@ def _flatten_trigger(data: dict[str, object]) -> dict[str, object]:
 def _ticket_within(data: dict[str, object]) -> str | None:
     """Return the ticket that a member names: `"ticket": 35436`, `"Ticket": {"Id": 35436}`, `"data": {"ticket_id": 35436}`.
 
-    The `id` beside it is that of something else, such as the sender's.
+    The `id` beside it is that of something else, such as the sender's. But one that is a number is the ticket, if the
+    member may be about another one, as in `"problem": {"ticket_id": 9}`.
     """
+    has_number = (_pick(data, "id") or "").isdecimal()
     for key, value in data.items():
         name = name_of(key)
         is_ticket = name.word == "ticket"
-        if isinstance(value, dict) and not name.is_aside:
-            ids = (
-                text_of(each) for inner, each in value.items() if is_ticket and name_of(inner).word == "id"
-            )
-            found = _ticket_id(value) or next(filter(None, ids), None)
-        else:
-            text = text_of(value) if is_ticket else None
-            found = text if text and text.isdecimal() else None  # not a subject
-        if found:
-            return found
+        named: Iterable[str | None] = ()
+        if not isinstance(value, dict):
+            named = [text_of(value)] if is_ticket else ()
+        elif is_ticket:
+            named = [
+                _ticket_id(value),
+                *(text_of(each) for inner, each in value.items() if name_of(inner).word == "id"),
+            ]
+        elif not name.is_aside and (name.word in _WRAPPERS or not has_number):
+            named = [_ticket_id(value)]
+        for each in named:
+            if (
+                each and (number := _NUMBER_SIGN.sub("", each)).isdecimal()
+            ):  # neither a subject nor an address
+                return number
     return None
 
 
