@@ -1,6 +1,7 @@
 """Search a body for its files and for the comment that they belong to, at any depth."""
 
 import re
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from service.zendesk.addresses import (
@@ -47,6 +48,7 @@ _NO = {
     "no attachment",
     "no files",
 }
+_NAMES = ("name", "names")
 _RECORD = re.compile(r"/attachments/[0-9]+")  # of a file, in Zendesk's API
 # Within an object of a file: any address below these is a file, too.
 _ADDRESS_LISTS = {"urls", "links", "uris", "hrefs"}
@@ -186,7 +188,9 @@ class _Search:
         if name.is_comment_id:
             self.note_comment(name, text, context)
         elif name.is_count and context.is_trusted:
-            self.announced = max(self.announced, _count(text))
+            # A name may begin with a number: "2026 invoice.pdf".
+            number = int(text.strip().lower() not in _NO) if name.word.endswith(_NAMES) else _count(text)
+            self.announced = max(self.announced, number)
         elif len(text) < _LEAST_ADDRESS:
             return False
         elif (
@@ -280,20 +284,22 @@ class _Search:
         for address, file in found:
             self.add(address, file)
         below = context.below(name)
+        # Of each address its key, and its token: a set, because there may be thousands of fields and addresses.
+        known = {each for address, _ in found for each in (address.key, address.token)} - {None}
         for key, value in item.items():
             if len(key) > _LEAST_ADDRESS and may_contain_files(key):
                 self.texts.append((key, False, False))
             if is_blank(value):
                 self.is_incomplete |= _FILE_NAME.fullmatch(key) is not None  # {"invoice.pdf": ""}
             elif found:
-                self.read_beside(name, name_of(key), value, [address for address, _ in found], below)
+                self.read_beside(name, name_of(key), value, known, below)
             elif isinstance(value, dict | list):
                 self.read_announced(name, value, below)
             elif name_of(key).word == "count" and below.is_trusted:
                 self.announced = max(self.announced, _count(text_of(value) or ""))
 
     def read_beside(
-        self, name: Name, inner: Name, value: object, known: list[Address], context: _Context
+        self, name: Name, inner: Name, value: object, known: AbstractSet[_Key | str | None], context: _Context
     ) -> None:
         """Read a field of a file's object, whose addresses are known."""
         is_list = inner.word in _ADDRESS_LISTS or (inner.is_files and inner.word not in ADDRESS_FIELDS)
@@ -301,7 +307,7 @@ class _Search:
             self.read_list_text(value, is_outer=False)
         elif isinstance(value, str):
             link = exact_address(value) if inner.word in ADDRESS_FIELDS else None
-            if link is not None and any(_is_same(link, each) for each in known):
+            if link is not None and (link.key in known or link.token in known):
                 return
             if may_contain_files(value):
                 self.texts.append((value, False, False))
@@ -425,10 +431,6 @@ class _Search:
             raise Unreadable("wrong_shape", "`attachments` is neither a list nor an object nor an address.")
         self.is_incomplete |= bool(name.is_certain and value)
         self.is_incomplete |= isinstance(value, str) and _FILE_NAME.fullmatch(value) is not None
-
-
-def _is_same(address: Address, known: Address) -> bool:
-    return address.key == known.key or (address.token is not None and address.token == known.token)
 
 
 def _count(text: str) -> int:

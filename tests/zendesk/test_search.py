@@ -627,3 +627,12 @@ def test_an_ambiguous_id_is_not_taken(said: dict[str, object]) -> None:
 
     assert (email.comment_id, email.attachment_urls) == ("", None)
     assert read({"ticket_id": 1, **said, "attachments": [A]}).comment_id is None
+
+
+@pytest.mark.parametrize("name", ["2026 invoice.pdf", "10 pictures.zip", "invoice.pdf"])
+def test_a_number_at_the_beginning_of_a_files_name_counts_no_files(name: str) -> None:
+    """The name stands beside the address; the key of the name counts one file."""
+    said = {"attachment_name": name, "attachment_url": A}
+
+    assert urls(**said) == [A]
+    assert not is_looked_up(**said)
