@@ -551,3 +551,29 @@ async def test_any_interleaving_of_announcements_and_attempts_gives_each_comment
         ["10.pdf", "11.pdf"],
         ["20.pdf", "21.pdf"],
     ]
+
+
+async def test_a_webhook_about_an_old_email_costs_one_more_call(
+    settings: Settings, zendesk: Zendesk, database: asyncpg.Connection
+) -> None:
+    """Such as that of a trigger which runs at each change of a ticket."""
+    slow = {"early_seconds": 900, "retry_min_seconds": 15, "retry_max_seconds": 300}
+    async with open_resources(settings.model_copy(update=slow)) as res:
+        old = zendesk.add_email(77, created_at=datetime.now(UTC) - timedelta(minutes=10))
+        await process(res, await add(database, zendesk_ticket_id="77", comment_id=str(old)), 1)
+        calls = zendesk.state.api_calls
+        email_id = await add(database, zendesk_ticket_id="77", comment_id="")
+
+        await process(res, email_id, 1)
+        due_in = await database.fetchval(
+            "SELECT due_at - received_at FROM incoming_emails WHERE id = $1", email_id
+        )
+        await database.execute(
+            "UPDATE incoming_emails SET received_at = received_at - (due_at - received_at) WHERE id = $1",
+            email_id,
+        )
+        await process(res, email_id, 2)
+
+    assert timedelta(seconds=30) < due_in < timedelta(seconds=34)
+    assert await database.fetchval("SELECT count(*) FROM incoming_emails") == 1
+    assert zendesk.state.api_calls == calls + 2
