@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from dataclasses import astuple, replace
 from functools import partial
 
 import structlog
@@ -47,6 +47,12 @@ from service.zendesk.body import Unreadable
 _EMPTY = len("[]")
 
 log = structlog.get_logger()
+
+
+class _Unproven(FileRecord):
+    """A stored file of another size than Zendesk tells: pending for an attempt, and stored for everybody else."""
+
+    __slots__ = ()
 
 
 async def capture(res: Resources, claim: Claim) -> list[HoldfastError]:
@@ -168,8 +174,9 @@ async def _give_up(res: Resources, claim: Claim, dead: Iterable[FileRecord]) -> 
         error = may_be_early(res, claim, Permanent(file.error_code or "", file.error or ""))
         error.host = host_of(res.account.absolute(file.source_url)) or None
         status = "pending" if may_try_again(res, claim, error) else "failed"
+        status = "stored" if isinstance(file, _Unproven) else status
         await _record(res, FileUpdate(claim.fencing_token, file.position, status, error=error))
-        if status == "pending":  # the caller lists those that failed
+        if status != "failed":  # the caller lists those that failed
             errors.append(error)
     return errors
 
@@ -204,11 +211,14 @@ async def _read_list(res: Resources, claim: Claim, known: Sequence[FileRecord]) 
 
 
 async def _files(res: Resources, claim: Claim) -> list[FileRecord]:
-    """Read the files of the e-mail; a stored one with a wrong content counts as pending."""
+    """Read the files of the e-mail; a stored one with a wrong content counts as pending.
+
+    It stays stored until another content comes: Zendesk may tell a wrong size, or not give out the file any more.
+    """
 
     def read(file: FileRecord) -> FileRecord:
         is_wrong = file.status == "stored" and file.has_wrong_content
-        return replace(file, status="pending") if is_wrong else file
+        return _Unproven(*astuple(replace(file, status="pending"))) if is_wrong else file
 
     return [
         read(file) for file in await res.batch.insist(files_of, claim.email_id, size=claim.announced_bytes)
@@ -258,6 +268,7 @@ async def _fetch(res: Resources, claim: Claim, file: FileRecord, *, is_last: boo
     report_not_stored(claim, file.position, error)
     waits = not is_last and error.code in DEAD
     status = "pending" if waits or may_try_again(res, claim, error) else "failed"
+    status = "stored" if isinstance(file, _Unproven) else status
     with suppress(HoldfastError):  # Postgres is away or refuses it: the settlement meets the same error
         await _record(res, FileUpdate(claim.fencing_token, file.position, status, error=error))
     return error

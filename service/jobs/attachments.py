@@ -103,6 +103,7 @@ class Announced(Protocol):
 class FileUpdate:
     """The new state of a file: stored, failed, or still pending with the last error.
 
+    A stored file with an error keeps its content: another one was to replace it, and did not come.
     `proof` is the number of the last removal of its object, if the object was seen after that.
     """
 
@@ -243,6 +244,7 @@ def _mark() -> CompoundSelect[Any]:
     """Build the statement that records new states of files; it returns their places, and the refused objects."""
     file = rows_of("file", _UPDATE)
     refused = _refused(file)
+    is_new = file.c.sha256.is_not(None)
     marked = (
         update(Attachment)
         .where(
@@ -252,12 +254,9 @@ def _mark() -> CompoundSelect[Any]:
             ~exists().where(refused.c.place == file.c.place),
         )
         .values(
-            # A lost content stays known until another one is stored.
-            stored_at=case((file.c.status == "stored", func.now()), else_=Attachment.stored_at),
-            **{
-                name: case((file.c.status == "stored", file.c[name]), else_=Attachment.__table__.c[name])
-                for name in _CONTENT
-            },
+            # A lost or a wrong content stays known until another one is stored.
+            stored_at=case((is_new, func.now()), else_=Attachment.stored_at),
+            **{name: case((is_new, file.c[name]), else_=Attachment.__table__.c[name]) for name in _CONTENT},
             **{name: file.c[name] for name in _MARKED if name not in _CONTENT},
         )
         .returning(
@@ -266,13 +265,12 @@ def _mark() -> CompoundSelect[Any]:
             cast(Attachment.position, BigInteger).label("position"),
             Attachment.status,
             Attachment.object_key,
+            is_new.label("is_new"),
             evidence_log.column(evidence_log.stored("attachments")),
         )
         .cte("marked")
     )
-    entered = evidence_log.entries(
-        "stored", marked, marked.c.email_id, marked.c.position, marked.c.status == "stored"
-    )
+    entered = evidence_log.entries("stored", marked, marked.c.email_id, marked.c.position, marked.c.is_new)
     done = select(marked.c.place, null().cast(Text).label("key"), null().cast(BigInteger).label("number"))
     number = case((refused.c.state == "removed", refused.c.number))
     results = union_all(done, select(refused.c.place, refused.c.key, number))

@@ -79,7 +79,7 @@ async def test_a_file_that_has_another_size_each_time_fails_as_one_whose_size_wa
 
     assert (email["processing_status"], email["error_code"]) == ("failed", "size_mismatch")
     assert len(email["attempts"]) == 1
-    assert await files(database) == [("failed", "size_mismatch", len(PAGE), len(PDF))]
+    assert await files(database) == [("stored", "size_mismatch", len(PAGE), len(PDF))]
     await client.post(f"/api/v1/emails/{receipt['email_id']}/retry")
     await client.until(receipt["email_id"], "completed")
     assert await files(database) == [("stored", None, len(PDF), len(PDF))]
@@ -180,3 +180,40 @@ async def test_a_file_at_a_dead_address_fails_with_the_last_look_up(
 
     assert await database.fetchval("SELECT processing_status FROM incoming_emails") == "failed"
     assert await files(database) == [("failed", "not_found", None, len(PDF))]
+
+
+@pytest.mark.parametrize("end", ["same", "gone", "redacted"])
+async def test_a_stored_file_of_another_size_stays_until_another_content_comes(
+    client: Client,
+    worker: Worker,
+    zendesk: Zendesk,
+    res: Resources,
+    database: asyncpg.Connection,
+    end: str,
+) -> None:
+    """Zendesk may tell a wrong size: the file is right, and nobody may lose it."""
+    url = zendesk.add_file("invoice.pdf", PDF)
+    sent = announced(zendesk, "trigger", url)
+    receipt = await client.send(sent)
+    await client.until(receipt["email_id"], "completed")
+    await database.execute("UPDATE attachments SET declared_size = $1", len(PDF) + 1)
+    for listed in zendesk.state.comments["77"][0]["attachments"]:
+        listed["size"] = len(PDF) + 1
+    if end == "redacted":
+        zendesk.state.redact(url)
+    elif end == "gone":
+        zendesk.delete_ticket(77, forever=True)
+
+    await client.post(f"/api/v1/emails/{receipt['email_id']}/retry")
+    email = await client.until(receipt["email_id"], *ENDS)
+
+    assert email["processing_status"] == "failed"
+    (file,) = email["attachments"]
+    assert (file["status"], file["size"], file["error_code"] is None) == ("stored", len(PDF), False)
+    assert file["href"]
+    await database.execute("UPDATE loose_objects SET due_at = now()")
+    await remove_object_files(res, database)
+    removed = await database.fetch("SELECT key FROM objects_to_remove WHERE state = 'removed'")
+    assert file["object_key"] not in {key for (key,) in removed}
+    await place_all(res, wants_head=True)
+    assert await codes(res) == set()
