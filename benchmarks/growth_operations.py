@@ -163,6 +163,7 @@ def _changes_of_messages(db: Database) -> dict[str, Operation]:
         await tickets.release(conn, [ticket])
 
     async def ask_again() -> None:
+        await originals.put_off(conn, [PutOff(number, LEASE, is_asked=False) for number in some])
         await originals.put_off(conn, [PutOff(number, -LEASE, is_asked=True) for number in some])
         await originals.take_due(conn)
         await originals.stop(conn, some)
