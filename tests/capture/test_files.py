@@ -197,7 +197,8 @@ async def test_a_stored_file_of_another_size_stays_until_another_content_comes(
     receipt = await client.send(sent)
     await client.until(receipt["email_id"], "completed")
     await database.execute("UPDATE attachments SET declared_size = $1", len(PDF) + 1)
-    for listed in zendesk.state.comments["77"][0]["attachments"]:
+    comment: Any = zendesk.state.comments["77"][0]
+    for listed in comment["attachments"]:
         listed["size"] = len(PDF) + 1
     if end == "redacted":
         zendesk.state.redact(url)
