@@ -67,7 +67,7 @@ async def ask_next(res: Resources) -> bool:
     state = await res.batch.insist(messages.state_of, due.email_id)
     wanted = Wanted(due.email_id, due.ticket_id, state) if state and state.wants_original else None
     error = await _ask(res, wanted, HISTORY_RESERVE) if wanted else None
-    if due.is_last:
+    if due.is_last or wanted is None:
         await _end(res, due, error)
     return error is None
 

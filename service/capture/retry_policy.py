@@ -74,6 +74,9 @@ def should_look_up(res: Resources, claim: Claim, *, is_stale: bool) -> bool:
 
 
 def is_dispensable(res: Resources, claim: Claim, error: HoldfastError) -> bool:
-    """Return whether a failed look-up does not matter: the webhook listed the files, and named no comment that Zendesk lacks."""
-    gone = {"not_found", "comment_not_found"}
-    return claim.is_listed and not claim.comment_id and error.code in gone and not is_early(res, claim)
+    """Return whether a failed look-up does not matter: the webhook listed the files, and Zendesk has no more.
+
+    The ticket is deleted, or the webhook names no comment. A named comment in a ticket that is there is only not shown.
+    """
+    is_gone = error.code == "not_found" or (error.code == "comment_not_found" and not claim.comment_id)
+    return claim.is_listed and is_gone and not is_early(res, claim)

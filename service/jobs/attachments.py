@@ -39,6 +39,7 @@ from service.jobs.erased import ERASED, erased_contents
 from service.jobs.object_references import ObjectRemoved
 from service.postgres import evidence_log
 from service.postgres.email_tables import FINISHED, NOT_CAPTURED, UNREAD, Attachment, IncomingEmail
+from service.postgres.hold_tables import Hold
 from service.postgres.prepared import Prepared
 from service.postgres.removal_tables import LooseObject, ObjectToRemove
 from service.postgres.rows import ANNOUNCED, arrays_of, is_among, rows_of
@@ -305,13 +306,17 @@ def _named(file: TableValuedAlias, marked: CTE) -> CTE:
 
 
 def _replaced(marked: CTE) -> CTE:
-    """Note the objects that files had before another content was stored; `loose_objects` removes those without a name."""
+    """Note the objects that files had before another content was stored; `loose_objects` removes those without a name.
+
+    While any hold is in force they stay: it may cover the e-mail.
+    """
     # All parts of a statement read the rows as they were before it.
     is_same_file = (marked.c.email_id == Attachment.email_id, marked.c.position == Attachment.position)
     before = (
         select(Attachment.object_key)
         .join(marked, and_(*is_same_file))
         .where(marked.c.status == "stored", Attachment.object_key != marked.c.object_key)
+        .where(~exists(select(Hold.id).where(Hold.released_at.is_(None))))
     )
     return insert(LooseObject).from_select(["key"], before).cte("replaced")
 

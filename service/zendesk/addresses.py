@@ -43,7 +43,7 @@ _TRAILING = ".,;:!?'*~&#…。，；：！？、”’»"  # noqa: RUF001 the pu
 _JOINTS = _TRAILING + "+$@([·•→—–"  # noqa: RUF001 further characters that may separate two addresses
 _BETWEEN = re.compile(r"(?:[\s,;|\"'()\[\]<>&`-]++|br\s{0,3}+/?>)*+", re.IGNORECASE)
 _WORD = re.compile(r"[^\s/\\<>\"'=,;:|()\[\]{}&]+")
-_FILE_NAME = re.compile(r".+\.[A-Za-z][A-Za-z0-9]{1,4}", re.DOTALL)
+_FILE_NAME = re.compile(r".+\.[A-Za-z][A-Za-z0-9]{1,3}", re.DOTALL)
 _ENCODED = re.compile(r"\s*https?%3a%2f%2f", re.IGNORECASE)
 
 

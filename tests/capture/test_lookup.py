@@ -315,6 +315,18 @@ async def test_long_comments_of_others_fail_no_email(
     assert {row["text"] for row in texts} >= {"new", "old"}
 
 
+async def test_a_ticket_that_was_deleted_has_no_more_than_its_webhook_lists(
+    client: Client, worker: Worker, zendesk: Zendesk
+) -> None:
+    url = zendesk.add_file("a.pdf", PDF)
+    payload = zendesk.payload(ticket_id=404, attachments=[url], comment_id="999")
+
+    receipt = await client.send(payload)
+    email = await client.until(receipt["email_id"], "completed", "failed")
+
+    assert (email["processing_status"], email["error_code"]) == ("completed", None)
+
+
 @pytest.mark.parametrize("ticket", ["{{ticket.id}}", "TICKET-1", "\u0663\u0665"])
 async def test_a_ticket_that_is_no_number_fails_whatever_files_are_listed(
     ticket: str, client: Client, worker: Worker, zendesk: Zendesk

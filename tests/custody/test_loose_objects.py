@@ -109,10 +109,16 @@ async def test_the_statement_that_names_an_object_deletes_its_note(
     assert (before, await notes(database)) == (1, 0)
 
 
+@pytest.mark.parametrize("is_held", [False, True])
 async def test_a_file_that_gets_another_content_leaves_its_first_object_to_the_remover(
-    res: Resources, database: asyncpg.Connection
+    is_held: bool,  # noqa: FBT001 a table
+    res: Resources,
+    database: asyncpg.Connection,
 ) -> None:
+    """What a hold covers is not deleted, not even half a file."""
     email_id = await add_running(database)
+    if is_held:
+        await set_hold(res, HoldOrder("audit", "An audit.", None, [email_id]), "ada")
     first = await put(res, b"half", email_id)
     await record(res, email_id, first)
 
@@ -123,7 +129,7 @@ async def test_a_file_that_gets_another_content_leaves_its_first_object_to_the_r
     await pass_time(database, res)
 
     assert same == 0
-    assert [await is_there(res, each.key) for each in (first, whole)] == [False, True]
+    assert [await is_there(res, each.key) for each in (first, whole)] == [is_held, True]
 
 
 async def test_a_comment_of_two_emails_that_become_one_leaves_no_note(
