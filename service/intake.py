@@ -268,8 +268,9 @@ def _request_columns(headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
 def _account_of(headers: Mapping[str, str]) -> str | None:
     """Return the account's id; a proxy may have joined two equal headers."""
     value = clean(headers.get(ACCOUNT_ID, "")).strip()
-    first = value.partition(",")[0].strip()
-    return (first if {part.strip() for part in value.split(",")} == {first} else value) or None
+    if "," in value and len(parts := {part.strip() for part in value.split(",")}) == 1:
+        (value,) = parts
+    return value or None
 
 
 @lru_cache(maxsize=1000)

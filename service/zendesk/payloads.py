@@ -88,7 +88,7 @@ def parse(body: bytes, content_type: str = "application/json") -> Email | Ignore
     ticket_id = _ticket_id(data)
     # No event has a `ticket_id`: a body with one is a trigger's, even with the type of an event.
     if ticket_id or not isinstance(kind, str) or not kind.startswith(_EVENT):
-        return _read_email(_flatten_trigger(data), ticket_id, search(data))
+        return _read_email(_flatten_trigger(data, ticket_id), search(data))
     if kind not in _USED_EVENTS and not any(name_of(key).is_trigger for key in data):
         if _is_whole_event(data):
             return Ignored(clean(kind))
@@ -101,7 +101,7 @@ def parse(body: bytes, content_type: str = "application/json") -> Email | Ignore
         found = FoundFiles(
             (), None, found.comment_id
         )  # the event announces a file that the search did not find
-    return _read_email(fields, _pick(fields, "ticket_id"), found)
+    return _read_email(fields, found)
 
 
 def idempotency_key(email: Email | None, headers: Mapping[str, str], body: bytes) -> str:
@@ -136,12 +136,14 @@ def _ticket_id(data: dict[str, object]) -> str | None:
     return ticket_id and _NUMBER_SIGN.sub("", ticket_id)
 
 
-def _flatten_trigger(data: dict[str, object]) -> dict[str, object]:
+def _flatten_trigger(data: dict[str, object], ticket_id: str | None) -> dict[str, object]:
     ticket = _object(data, "ticket")
     filled = {key: value for key, value in data.items() if not is_blank(value)}
-    ticket_id = _ticket_id(ticket) or _pick(ticket, "id") or _ticket_within(data) or _pick(data, "id")
+    if ticket_id is None:
+        other = _ticket_id(ticket) or _pick(ticket, "id") or _ticket_within(data) or _pick(data, "id")
+        ticket_id = other and _NUMBER_SIGN.sub("", other)
     # An `account_id` in a template is the sender's, such as a customer's number: Zendesk's is in a header.
-    return ticket | filled | {"id": ticket_id and _NUMBER_SIGN.sub("", ticket_id), "account_id": None}
+    return ticket | filled | {"ticket_id": ticket_id, "account_id": None}
 
 
 def _ticket_within(data: dict[str, object]) -> str | None:
@@ -190,8 +192,8 @@ def _flatten_event(data: dict[str, object]) -> dict[str, object]:
     }
 
 
-def _read_email(fields: dict[str, object], ticket_id: str | None, found: FoundFiles) -> Email:
-    ticket_id = ticket_id or _pick(fields, "id")
+def _read_email(fields: dict[str, object], found: FoundFiles) -> Email:
+    ticket_id = _pick(fields, "ticket_id")
     if ticket_id is None:
         raise Unreadable("no_ticket", "The body names no ticket.")
     if len(ticket_id) > 200:
