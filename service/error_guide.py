@@ -432,7 +432,7 @@ GROUPS = (
             ),
             Advice(
                 "no_ticket",
-                "The body names no ticket.",
+                "The body names no ticket, or one that is no number.",
                 'Add `"ticket_id": "{{ticket.id}}"` to the trigger\'s body.',
             ),
             Advice(

@@ -11,9 +11,9 @@ from service.zendesk.messages import CommentMessage
 # A webhook that names no comment is matched with those in this window around its receipt.
 BEFORE = timedelta(hours=1)
 AFTER = timedelta(minutes=5)
-# A webhook comes seconds after its comment, and the API may be seconds behind: an older comment is its own only if Zendesk
-# shows no other one after this time.
+# A webhook comes seconds after its comment: one that was made so long before it is new.
 JUST = timedelta(minutes=1)
+# The API may be seconds behind a webhook. Until this time after the receipt, an older comment is not taken for its own.
 LAG = timedelta(seconds=30)
 # The clocks of Zendesk and of Postgres may differ by so much.
 _SKEW = timedelta(seconds=5)
@@ -43,7 +43,7 @@ def choose(
 
     `waited` are the e-mails that waited before the comments were asked for: only the comments of those are surely among
     them. For `overdue` ones, an older comment or one without their files will do. An e-mail that nobody announced is kept
-    if it is no older than an hour before the newest one that is kept already.
+    if it is no older than an hour before the newest one that is kept already. `now` is the time of the look-up.
     """
     choice, by_id = Choice(), {comment.comment_id: comment for comment in comments}
     since_lag = (now or datetime.now(UTC)) - LAG
@@ -72,14 +72,18 @@ def choose(
         else:
             choice.kept.append((email.email_id, comment))
     taken = known.comments | {comment.comment_id for _, comment in choice.kept}
-    since = min(times, default=None)
-    choice.kept += [
-        (None, comment)
-        for comment in comments
-        if comment.is_email and comment.comment_id not in taken
-        if since is not None and comment.created_at is not None and comment.created_at >= since - BEFORE
-    ]
+    others = [comment for comment in comments if comment.comment_id not in taken]
+    choice.kept += [(None, comment) for comment in _unannounced(others, min(times, default=None))]
     return choice
+
+
+def _unannounced(comments: Sequence[CommentMessage], since: datetime | None) -> list[CommentMessage]:
+    """Return the e-mails among comments that are not old; none where the age of what is kept is unknown."""
+    if since is None:
+        return []
+    return [
+        each for each in comments if each.is_email and each.created_at and each.created_at >= since - BEFORE
+    ]
 
 
 def _comment_of(

@@ -34,7 +34,7 @@ HISTORY_RESERVE = 0.5
 MOST_CUT_OFF = 1_000
 
 Place = tuple[str, str, str]  # a reading: account, ticket, and the comment that is looked for
-# By then an older comment may be the one of a webhook that names none; the receipt is a moment older than its age here.
+# So long after the receipt, an older comment may be that of a webhook that names none; the second more is for rounding.
 _AFTER_LAG = LAG + timedelta(seconds=1)
 
 log = structlog.get_logger()
@@ -114,7 +114,7 @@ async def _look_up(res: Resources, claim: Claim, ticket: TicketKey, waiting: Col
     is_mine_there = any(email.email_id == claim.email_id for email in now_known.waiting)
     if is_mine_there and claim.email_id not in choice.settled:
         which = f"comment {claim.comment_id}" if claim.comment_id else "comment of this e-mail"
-        # The API may be some moments behind the triggers. Until it is not, no older comment is taken: one more call is enough.
+        # The API may be some moments behind the triggers. A webhook without a comment waits for the end of that: one call more.
         lag = _AFTER_LAG - timedelta(seconds=claim.age)
         wait = lag if not claim.comment_id and lag > timedelta() else None
         raise Transient("comment_not_found", f"Ticket {claim.ticket_id} has no {which} (yet).", wait)

@@ -43,6 +43,7 @@ _TRAILING = ".,;:!?'*~&#…。，；：！？、”’»"  # noqa: RUF001 the pu
 _JOINTS = _TRAILING + "+$@([·•→—–"  # noqa: RUF001 further characters that may separate two addresses
 _BETWEEN = re.compile(r"(?:[\s,;|\"'()\[\]<>&`-]++|br\s{0,3}+/?>)*+", re.IGNORECASE)
 _WORD = re.compile(r"[^\s/\\<>\"'=,;:|()\[\]{}&]+")
+# A word with the ending of a file; "2.3" and "mr." have none.
 _FILE_NAME = re.compile(r".+\.[A-Za-z][A-Za-z0-9]{1,3}", re.DOTALL)
 _ENCODED = re.compile(r"\s*https?%3a%2f%2f", re.IGNORECASE)
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 
 from service.zendesk.body import Unreadable, clean, is_blank, is_clean, read_body, text_of
 from service.zendesk.files import MOST_ATTACHMENTS, AnnouncedFile, read_attachment
-from service.zendesk.names import name_of
+from service.zendesk.names import Name, name_of
 from service.zendesk.search import FoundFiles, search
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID, WEBHOOK_ID, read_time
 
@@ -30,16 +30,7 @@ _USED_EVENTS = {"zen:event-type:ticket.created", "zen:event-type:ticket.comment_
 
 # Members that hold what the webhook is about.
 _WRAPPERS = {
-    "data",
-    "payload",
-    "event",
-    "detail",
-    "details",
-    "body",
-    "content",
-    "message",
-    "zendesk",
-    "comment",
+    *("data", "payload", "event", "detail", "details", "body", "content", "message", "zendesk", "comment")
 }
 _NUMBER_SIGN = re.compile(r"^# ?(?=[0-9]+$)")
 _RFC_2822 = re.compile(
@@ -154,24 +145,22 @@ def _ticket_within(data: dict[str, object]) -> str | None:
     """
     has_number = (_pick(data, "id") or "").isdecimal()
     for key, value in data.items():
-        name = name_of(key)
-        is_ticket = name.word == "ticket"
-        named: Iterable[str | None] = ()
-        if not isinstance(value, dict):
-            named = [text_of(value)] if is_ticket else ()
-        elif is_ticket:
-            named = [
-                _ticket_id(value),
-                *(text_of(each) for inner, each in value.items() if name_of(inner).word == "id"),
-            ]
-        elif not name.is_aside and (name.word in _WRAPPERS or not has_number):
-            named = [_ticket_id(value)]
-        for each in named:
-            if (
-                each and (number := _NUMBER_SIGN.sub("", each)).isdecimal()
-            ):  # neither a subject nor an address
+        for each in _tickets_of(name_of(key), value, is_sure=not has_number):
+            number = _NUMBER_SIGN.sub("", each or "")
+            if number.isdecimal():  # neither a subject nor an address
                 return number
     return None
+
+
+def _tickets_of(name: Name, value: object, *, is_sure: bool) -> list[str | None]:
+    """List what a member may name as the ticket; `is_sure` if any member with a ticket is about this one."""
+    if not isinstance(value, dict):
+        return [text_of(value)] if name.word == "ticket" else []
+    if name.word == "ticket":
+        ids = (text_of(each) for key, each in value.items() if name_of(key).word == "id")
+        return [_ticket_id(value), *ids]
+    is_about_it = (is_sure and not name.is_aside) or name.word in _WRAPPERS
+    return [_ticket_id(value)] if is_about_it else []
 
 
 def _flatten_event(data: dict[str, object]) -> dict[str, object]:

@@ -35,18 +35,8 @@ _LEAST_ADDRESS = 12  # characters; "https://a/b" is shorter, but never Zendesk's
 
 _COUNT = re.compile(r"[0-9]{1,9}(?![\w.-])")  # "3 files", but not "2026-invoice.pdf"
 _NO = {
-    "",
-    "0",
-    "no",
-    "false",
-    "none",
-    "null",
-    "nil",
-    "n/a",
-    "-",
-    "no attachments",
-    "no attachment",
-    "no files",
+    *("", "0", "-", "no", "false", "none", "null", "nil", "n/a"),
+    *("no attachments", "no attachment", "no files"),
 }
 _NAMES = ("name", "names")
 _RECORD = re.compile(r"/attachments/[0-9]+")  # of a file, in Zendesk's API
@@ -247,9 +237,8 @@ class _Search:
         if False in items:  # also for 0
             self.is_incomplete = True
         elif not filled and len(items) > 1:
-            self.is_incomplete = (
-                True  # a template wrote an item for each file, with a placeholder that is wrong
-            )
+            # A template wrote an item for each file, with a placeholder that is wrong.
+            self.is_incomplete = True
         elif not filled:
             self.note_none(name, items, context)
         below = context.below(name)
@@ -424,9 +413,8 @@ class _Search:
         self.says_none |= context.is_trusted and is_list and is_all
 
     def note_unreadable(self, name: Name, value: object, context: _Context) -> None:
-        is_none = (
-            isinstance(value, str) and value.strip().lower() in _NO
-        )  # in words of a template: the API tells
+        # A template's word for no files proves nothing: the API tells.
+        is_none = isinstance(value, str) and value.strip().lower() in _NO
         if name.word == "attachments" and context.is_ticket and not is_none:
             raise Unreadable("wrong_shape", "`attachments` is neither a list nor an object nor an address.")
         self.is_incomplete |= bool(name.is_certain and value)
