@@ -134,6 +134,9 @@ class Proxy:
     async def _serve(self, reader: StreamReader, writer: StreamWriter) -> None:
         self.connections += 1
         connection = _ProxiedConnection((reader, writer), await self._connect())
+        if self._listener is None:  # it was cut meanwhile
+            connection.cut()
+            return
         self._open.add(connection)
         if not self._frozen:
             connection.flows.set()
