@@ -457,8 +457,9 @@ GROUPS = (
             ),
             Advice(
                 "row_refused",
-                "Postgres refuses the row because of a constraint of another system's table.",
-                "Run `holdfast takeover`, then `holdfast quarantine replay --all`.",
+                "Postgres refuses the row because of a constraint, an index or a trigger of another system.",
+                "Run `holdfast takeover`. If the reason names an index or a trigger, change or drop it. Then `holdfast"
+                " quarantine replay --all`.",
             ),
             Advice(
                 "value_too_long",

@@ -31,7 +31,7 @@ from structlog.contextvars import bind_contextvars
 
 from service.errors import Permanent
 from service.faultpoints import reach
-from service.jobs.arrival import Arrival, Recorded, receive
+from service.jobs.arrival import MOST_ACCOUNT, Arrival, Recorded, receive
 from service.jobs.attachments import announced_row
 from service.json_text import json_text
 from service.postgres.email_tables import IgnoredWebhook, QuarantinedWebhook
@@ -266,11 +266,14 @@ def _request_columns(headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
 
 
 def _account_of(headers: Mapping[str, str]) -> str | None:
-    """Return the account's id; a proxy may have joined two equal headers."""
+    """Return the account's id; a proxy may have joined two equal headers.
+
+    A longer one is not Zendesk's, and the header is not signed: the request is taken in as one without it.
+    """
     value = clean(headers.get(ACCOUNT_ID, "")).strip()
     if "," in value and len(parts := {part.strip() for part in value.split(",")}) == 1:
         (value,) = parts
-    return value or None
+    return value if 0 < len(value) <= MOST_ACCOUNT else None
 
 
 @lru_cache(maxsize=1000)

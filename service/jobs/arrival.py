@@ -78,7 +78,7 @@ _KEYS = {
     )
 }
 ERASED_EMAIL = 0
-_MOST_ACCOUNT = 200  # characters: no index holds the longest header
+MOST_ACCOUNT = 200  # characters: no index holds the longest header
 # An arrival of an erased e-mail: the same request, or another one about the same comment.
 _IS_ERASED = is_erased_request("arrival")
 
@@ -146,7 +146,7 @@ class Recorded:
 
 def has_identity(columns: Mapping[str, Any]) -> bool:
     """Say whether an e-mail is that of a comment, so that no other row may be."""
-    return bool(columns.get("comment_id")) and len(columns.get("account_id") or "") <= _MOST_ACCOUNT
+    return bool(columns.get("comment_id")) and len(columns.get("account_id") or "") <= MOST_ACCOUNT
 
 
 async def receive(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> list[Recorded]:

@@ -49,6 +49,12 @@ _SESSION_ENDED = {
 # The SQLSTATE class of statements that do not fit the tables: a table or column is missing, or has another
 # type.
 _WRONG_TABLES = "42"
+# The SQLSTATE classes of values that are refused: data, integrity, limits such as that of an index, and errors that a
+# trigger raises.
+_LIMITS, _RAISED = "54", "P0"
+_OF_VALUES = {"22", "23", _LIMITS, _RAISED}
+_UNSTORABLE = "Postgres cannot store a value of this request"
+_PARTS = ("table", "column", "constraint")  # of the tables that an error names
 # The code of a text that is longer than its column.
 TOO_LONG = "value_too_long"
 
@@ -311,11 +317,11 @@ def reason_of(error: BaseException) -> str:
 
 
 def is_about_values(error: BaseException | None) -> bool:
-    """Say whether Postgres, or its driver, refuses a value; not the statement.
+    """Say whether Postgres, its driver or a trigger refuses a value; not the statement.
 
-    Classes 22 (data) and 23 (integrity): https://www.postgresql.org/docs/current/errcodes-appendix.html
+    https://www.postgresql.org/docs/current/errcodes-appendix.html
     """
-    return str(getattr(error, "sqlstate", None) or "")[:2] in {"22", "23"}
+    return str(getattr(error, "sqlstate", None) or "")[:2] in _OF_VALUES
 
 
 def refused_row(exc: DBAPIError) -> Permanent | None:
@@ -325,20 +331,27 @@ def refused_row(exc: DBAPIError) -> Permanent | None:
     # SQLAlchemy does not map all of them to its own DataError.
     if not (isinstance(exc, DataError) or is_about_values(cause) or is_about_values(exc.orig)):
         return None
-    column, constraint = (getattr(cause, f"{what}_name", None) for what in ("column", "constraint"))
-    table = getattr(cause, "table_name", None)
-    if state == asyncpg.NotNullViolationError.sqlstate:
-        return Permanent(
-            ROW_REFUSED,
-            f"Postgres refuses a row without a value in the column {table}.{column} (NOT NULL). {ADAPT}",
-        )
-    if constraint:
-        return Permanent(
-            ROW_REFUSED, f"Postgres refuses a row that violates {constraint} of {table}. {ADAPT}"
-        )
     if state == asyncpg.StringDataRightTruncationError.sqlstate:
         return Permanent(TOO_LONG, f"Postgres: {cause}. {ADAPT}")
-    return Permanent("unstorable", "Postgres cannot store a value of this request")
+    why = _refusal(state, cause)
+    return Permanent(ROW_REFUSED, why) if why else Permanent("unstorable", _UNSTORABLE)
+
+
+def _refusal(state: str, cause: object) -> str | None:
+    """Say which rule of the table refuses a row, and what to do; None if it is none of a table."""
+    table, column, constraint = (getattr(cause, f"{what}_name", None) for what in _PARTS)
+    if state.startswith(_RAISED):
+        raised = "Postgres refuses a row because a trigger of another system raises an error"
+        return f"{raised}: its log tells which. Change or drop that trigger."
+    if state == asyncpg.NotNullViolationError.sqlstate:
+        return f"Postgres refuses a row without a value in the column {table}.{column} (NOT NULL). {ADAPT}"
+    if constraint and state.startswith(_LIMITS):
+        long = f"Postgres refuses a row with a value that is too long for the index {constraint} of {table}"
+        instead = (
+            "If another system made that index, drop it, or make one of the value's first 400 characters."
+        )
+        return f"{long}. {instead}"
+    return f"Postgres refuses a row that violates {constraint} of {table}. {ADAPT}" if constraint else None
 
 
 def _outage(exc: DBAPIError) -> Transient:

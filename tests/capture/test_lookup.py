@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import asyncpg
@@ -17,6 +18,7 @@ from service.config.settings import Settings
 from service.jobs import messages
 from service.local.zendesk.stand_in import Fault, Zendesk
 from service.resources import Resources, open_resources
+from service.zendesk.signature import ACCOUNT_ID
 from tests.conftest import Client, eventually, serving, working
 from tests.support.files import PDF
 from tests.support.rows import add
@@ -589,3 +591,16 @@ async def test_a_webhook_about_an_old_email_costs_one_more_call(
     assert timedelta(seconds=30) < due_in < timedelta(seconds=34)
     assert await database.fetchval("SELECT count(*) FROM incoming_emails") == 1
     assert zendesk.state.api_calls == calls + 2
+
+
+async def test_an_account_longer_than_any_of_zendesk_delays_no_email(
+    client: Client, worker: Worker, zendesk: Zendesk, database: asyncpg.Connection
+) -> None:
+    """Nobody signs its header, and no index of tickets holds it."""
+    comment_id = zendesk.add_email(77, text="kept")
+
+    await client.send(zendesk.announcement(77, comment_id), headers={ACCOUNT_ID: token_hex(3000)})
+    (email,) = await ended(database, 1)
+
+    assert (email["processing_status"], email["account_id"], email["identified"]) == ("completed", None, True)
+    assert await database.fetchval("SELECT text FROM messages") == "kept"

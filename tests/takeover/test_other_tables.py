@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from secrets import token_hex
 from typing import Any
 
 import asyncpg
@@ -274,3 +275,32 @@ async def test_unexpected_null_breaks_no_list_page_export_or_attempt(
     assert others[1]["failures"][0]["count"] == 2
     assert [done.returncode for done in said] == [0, 0, 0, 3, 0, 0], said
     assert ended == ["completed", "completed"]
+
+
+async def test_a_row_that_an_index_or_a_trigger_of_another_system_refuses_is_quarantined_alone(
+    client: Client, database: asyncpg.Connection
+) -> None:
+    """An index holds no long value, and a trigger may raise any error: to wait helps neither."""
+    of_another_system = """
+        CREATE INDEX by_subject ON incoming_emails (subject);
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'no %', NEW.from_name; END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON incoming_emails FOR EACH ROW
+            WHEN (NEW.from_name = 'Eve') EXECUTE FUNCTION refuse();
+    """
+    long = token_hex(4000)  # Postgres packs a text with repetitions, so that an index holds it
+    more: list[dict[str, str]] = [{"subject": long}, {"from_name": "Eve"}, *[{}] * 6]
+
+    await database.execute(of_another_system)
+    try:
+        bodies = [{"ticket_id": number, "attachments": [], **each} for number, each in enumerate(more)]
+        receipts = await asyncio.gather(*map(client.send, bodies))
+        refused = await database.fetch("SELECT error_code, error FROM quarantined_webhooks ORDER BY error")
+    finally:
+        await database.execute("DROP FUNCTION refuse() CASCADE; DROP INDEX by_subject")
+
+    assert [each["status"] for each in receipts] == ["quarantined"] * 2 + ["accepted"] * 6
+    assert [each["error_code"] for each in refused] == ["row_refused", "row_refused"]
+    assert "trigger of another system" in refused[0]["error"]
+    assert "too long for the index by_subject of incoming_emails" in refused[1]["error"]
+    assert all(secret not in each["error"] for each in refused for secret in (long[:50], "Eve"))
