@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from service.jobs.messages import KnownEmails, WaitingEmail
 from service.outbound.addresses import attachment_key
@@ -43,10 +43,11 @@ def choose(
 
     `waited` are the e-mails that waited before the comments were asked for: only the comments of those are surely among
     them. For `overdue` ones, an older comment or one without their files will do. An e-mail that nobody announced is kept
-    if it is no older than an hour before the newest one that is kept already. `now` is the time of the look-up.
+    if it is no older than an hour before the newest one that is kept already. `now` is the time of the look-up, by
+    default that of `known`.
     """
     choice, by_id = Choice(), {comment.comment_id: comment for comment in comments}
-    since_lag = (now or datetime.now(UTC)) - LAG
+    since_lag = (now or known.now) - LAG
     times = [known.newest] if known.newest else []
     for email in known.waiting:
         if email.comment_id is not None:
@@ -101,10 +102,9 @@ def _comment_of(
     """
     keys = {attachment_key(address) for address in email.addresses if address}
     if keys:
-        shared = [(len(keys & _keys(comment)), comment) for comment in comments]
-        most = max((number for number, _ in shared), default=0)
-        if most:
-            return next(comment for number, comment in shared if number == most)
+        found, has_all = _with_files(keys, comments)
+        if found and (has_all or is_overdue or not may_lag):
+            return found
         if not is_overdue:
             return None
         comments = [each for each in comments if each.comment_id not in taken]
@@ -117,6 +117,19 @@ def _comment_of(
         return None
     older = (each for each in comments if each.created_at and each.created_at < email.received_at)
     return next(older, None)
+
+
+def _with_files(
+    keys: Collection[str], comments: Sequence[CommentMessage]
+) -> tuple[CommentMessage | None, bool]:
+    """Find the newest comment with all these files; or else with any, for a webhook may list those of the whole ticket.
+
+    Say also whether the comments have all of the files.
+    """
+    sharing = [comment for comment in comments if not _keys(comment).isdisjoint(keys)]
+    whole = [comment for comment in sharing if _keys(comment).issuperset(keys)]
+    has_all = set().union(*map(_keys, sharing)).issuperset(keys)
+    return next(iter(whole or sharing), None), has_all
 
 
 def _keys(comment: CommentMessage) -> set[str]:

@@ -1,8 +1,8 @@
 """Messages: the contents of a ticket's comments are kept with their e-mails, and comments without one become e-mails."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -46,11 +46,15 @@ class WaitingEmail(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class KnownEmails:
-    """What is kept of a ticket: comments that are e-mails already, those that wait, and the newest comment's time."""
+    """What is kept of a ticket: comments that are e-mails already, those that wait, and the newest comment's time.
+
+    `now` is the time of that by the clock of Postgres: that of a worker may be wrong.
+    """
 
     comments: frozenset[str]
     waiting: Sequence[WaitingEmail]
     newest: datetime | None
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +120,8 @@ async def known_emails(
     given = {**ticket._asdict(), "running": running, "comment_ids": list(comment_ids)}
     known = frozenset(await conn.scalars(_KNOWN, given))
     waiting = [WaitingEmail(*row) for row in await conn.execute(_WAITING, given)]
-    return KnownEmails(known, waiting, await conn.scalar(_NEWEST, given))
+    times = (await conn.execute(_TIMES, given)).one()
+    return KnownEmails(known, waiting, times.newest, times.now)
 
 
 async def keep(  # noqa: PLR0913 the parts of one look-up
@@ -339,8 +344,8 @@ WHERE {_TICKET} AND (looked_up_at IS NULL OR id = :running)
     AND processing_status IN ('received', 'queued', 'processing')
 ORDER BY id
 """)  # noqa: S608 constants of ours
-_NEWEST = text(f"""
-SELECT max(created_at) FROM messages JOIN incoming_emails ON id = email_id WHERE {_TICKET}
+_TIMES = text(f"""
+SELECT max(created_at) AS newest, now() FROM messages JOIN incoming_emails ON id = email_id WHERE {_TICKET}
 """)  # noqa: S608 constants of ours
 _LEARN = text("""
 UPDATE tickets SET subject = told.subject, subject_at = now() FROM (

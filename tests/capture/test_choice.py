@@ -181,3 +181,30 @@ def test_the_window_is_bounded_on_both_sides() -> None:
     choice = choose([comment(2, late), comment(1, early)], known(waiting(7)), {7})
 
     assert choice.settled == set()
+
+
+def test_files_of_several_comments_are_in_the_webhook_of_the_newest() -> None:
+    """A template may list those of the whole ticket, as `{{ticket.comments_formatted}}` does."""
+    one, two, three, new = (
+        f"https://acme.zendesk.com/attachments/token/{name}/?name=a.pdf" for name in "abcd"
+    )
+    old = comment(1, 30 * 60, urls=(one, two, three))
+    email = known(waiting(7, urls=(one, two, three, new)), comments=(1,), newest=30 * 60)
+    of_one = known(waiting(7, urls=(one, two)), comments=(1,), newest=30 * 60)
+
+    both = choose([comment(2, 1, urls=(new,)), old], email, {7}, now=NOW)
+    late = choose([old], email, {7}, now=NOW)
+    overdue = choose([old], email, {7}, {7}, now=NOW)
+    again = choose([old], of_one, {7}, now=NOW)
+
+    assert kept(both) == {"2": 7}
+    assert late.settled == set(), "the comment of the new file may be the next one that Zendesk shows"
+    assert (kept(overdue), kept(again)) == ({"1": 7}, {"1": 7})
+
+
+def test_the_clock_of_postgres_tells_whether_zendesk_may_be_behind() -> None:
+    """That of the worker may be wrong by hours."""
+    for later, is_settled in ((timedelta(0), False), (LAG, True)):
+        told = known(waiting(7), comments=(1,), newest=30 * 60)
+        told = KnownEmails(told.comments, told.waiting, told.newest, NOW + later)
+        assert choose([comment(1, 30 * 60)], told, {7}).settled == ({7} if is_settled else set())

@@ -213,6 +213,35 @@ async def test_a_webhook_that_names_no_comment_becomes_one_with_another_of_its_c
     assert await database.fetchval("SELECT count(*) FROM attachments WHERE status = 'stored'") == 1
 
 
+async def test_a_webhook_with_files_of_the_whole_ticket_waits_for_the_comment_of_the_new_one(
+    settings: Settings, zendesk: Zendesk, database: asyncpg.Connection, res: Resources
+) -> None:
+    """It is no further announcement of the e-mail that has the others, although Zendesk shows only that one yet."""
+    patient = settings.model_copy(update={"early_seconds": 60})
+    old, new = (zendesk.add_file(name, PDF + name.encode()) for name in ("a.pdf", "b.pdf"))
+    first = zendesk.add_email(77, attachments=[old], created_at=datetime.now(UTC) - timedelta(minutes=30))
+
+    async with serving(patient, zendesk) as served, working(patient):
+        await served.send(zendesk.announcement(77, first))
+        await ended(database, 1)
+        await served.send({"ticket_id": 77, "attachments": [old, new]})
+
+        async def asked() -> bool:
+            return zendesk.state.lookups["77"] > 1
+
+        await eventually(asked)
+        second = zendesk.add_email(77, attachments=[new])
+        emails = await ended(database, 2)
+
+    assert [email["comment_id"] for email in emails] == [str(first), str(second)]
+    files = await database.fetch("SELECT email_id, source_url FROM attachments ORDER BY email_id, position")
+    assert [tuple(file) for file in files] == [
+        (emails[0]["id"], old),
+        (emails[1]["id"], old),
+        (emails[1]["id"], new),
+    ]
+
+
 async def test_an_agents_web_comment_becomes_an_ignored_webhook(
     client: Client, worker: Worker, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
