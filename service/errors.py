@@ -22,6 +22,7 @@ class HoldfastError(Exception):
     """An error with a stable `code`, to group by, and a message that tells a person what to do."""
 
     host: str | None = None  # of the file that could not be fetched
+    position: int | None = None  # of that file in its e-mail
     answered: int | None = None  # the status of the other side's answer, where that is the reason
 
     def __init__(self, code: str, message: str) -> None:

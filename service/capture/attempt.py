@@ -120,7 +120,9 @@ def _settlement(res: Resources, claim: Claim, errors: Sequence[HoldfastError]) -
 
 
 def _failure(errors: Sequence[HoldfastError]) -> Failure:
-    first, others = errors[0], len(errors) - 1
+    first = errors[0]
+    # A file may have several: of this attempt, and the one that is on record.
+    others = len({error.position for error in errors} - {first.position, None})
     also = f" (and {others} more of its files)" if others else ""
     return Failure(first.code, f"{first.message}{also}", first.host)
 

@@ -172,7 +172,7 @@ async def _give_up(res: Resources, claim: Claim, dead: Iterable[FileRecord]) -> 
     errors = []
     for file in dead:
         error = may_be_early(res, claim, Permanent(file.error_code or "", file.error or ""))
-        error.host = host_of(res.account.absolute(file.source_url)) or None
+        _name_file(res, error, file)
         status = "pending" if may_try_again(res, claim, error) else "failed"
         status = "stored" if isinstance(file, _Unproven) else status
         await _record(res, FileUpdate(claim.fencing_token, file.position, status, error=error))
@@ -183,8 +183,12 @@ async def _give_up(res: Resources, claim: Claim, dead: Iterable[FileRecord]) -> 
 
 def _error_of(res: Resources, file: FileRecord) -> HoldfastError:
     error = Permanent(file.error_code or "", file.error or "")
-    error.host = host_of(res.account.absolute(file.source_url)) or None
+    _name_file(res, error, file)
     return error
+
+
+def _name_file(res: Resources, error: HoldfastError, file: FileRecord) -> None:
+    error.host, error.position = host_of(res.account.absolute(file.source_url)) or None, file.position
 
 
 async def _read_list(res: Resources, claim: Claim, known: Sequence[FileRecord]) -> Claim:
@@ -264,7 +268,7 @@ async def _fetch(res: Resources, claim: Claim, file: FileRecord, *, is_last: boo
     else:
         report_stored(claim, file.position, stored, time.monotonic() - began)
         return None
-    error.host = host_of(res.account.absolute(file.source_url)) or None
+    _name_file(res, error, file)
     report_not_stored(claim, file.position, error)
     waits = not is_last and error.code in DEAD
     status = "pending" if waits or may_try_again(res, claim, error) else "failed"

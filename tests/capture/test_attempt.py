@@ -430,3 +430,18 @@ async def test_files_wait_while_the_volume_is_not_mounted(
 
     assert email["processing_status"] == "completed"
     assert len(await asyncio.to_thread(lambda: [*storage.glob("sha256/*/*")])) == 2
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+async def test_the_reason_of_a_failed_email_counts_each_file_once(
+    number: int, client: Client, worker: Worker, zendesk: Zendesk
+) -> None:
+    teapots = [Fault(status=418), Fault(status=418)]
+    urls = [zendesk.add_file(f"{name}.pdf", PDF, faults=teapots) for name in range(number)]
+    urls.append(zendesk.add_file("fine.pdf", PDF))
+
+    email = await captured(client, *urls)
+
+    assert (email["processing_status"], email["error_code"]) == ("failed", "unexpected_status")
+    more = f" (and {number - 1} more of its files)" if number > 1 else ""
+    assert email["processing_error"] == f"127.0.0.1 answered 418{more}"
