@@ -467,8 +467,10 @@ class ZendeskClient:
 
 
 def next_page(page: Mapping[str, object]) -> str | None:
-    """Return the address of the page after this one."""
-    links = page.get("links")
+    """Return the address of the page after this one; None for the last one, which may have an address of an empty page."""
+    meta, links = page.get("meta"), page.get("links")
+    if isinstance(meta, dict) and meta.get("has_more") is False:
+        return None
     following = links.get("next") if isinstance(links, dict) else None
     return following if isinstance(following, str) else None
 

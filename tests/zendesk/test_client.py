@@ -295,6 +295,21 @@ async def test_a_hostile_next_page_gets_no_credentials(res: Resources, zendesk: 
     assert zendesk.state.cdn_authorizations == []
 
 
+async def test_the_last_page_is_the_one_that_says_so(res: Resources, zendesk: Zendesk) -> None:
+    """Zendesk gives it the address of a next page all the same; that is empty, and a call."""
+    path = "/api/v2/tickets/1/comments.json"
+    links = {"next": f"{zendesk.url}{path}?page%5Bafter%5D=x"}
+    page = json.dumps({"comments": [], "meta": {"has_more": False, "after_cursor": "x"}, "links": links})
+    zendesk.state.api_faults.append(
+        Fault(status=200, body=page.encode(), headers={"Content-Type": "application/json"})
+    )
+
+    found = [each async for each in res.zendesk.pages(path, 5)]
+
+    assert found == [json.loads(page)]
+    assert zendesk.state.api_calls == 1
+
+
 async def test_pages_end_at_the_limit(res: Resources, zendesk: Zendesk) -> None:
     for _ in range(10):
         zendesk.add_comment(7)
