@@ -187,6 +187,8 @@ def _read_email(fields: dict[str, object], found: FoundFiles) -> Email:
         raise Unreadable("no_ticket", "The body names no ticket.")
     if len(ticket_id) > 200:
         raise Unreadable("wrong_shape", "The ticket's id is longer than 200 characters.")
+    # A template may have the ticket's id in the place of the comment's.
+    comment_id = found.comment_id if found.comment_id != ticket_id else None
     source_id = fields.get("webhook_id")
     if isinstance(source_id, str) and not is_clean(source_id):
         source_id = _hash(source_id)  # cleaning could make two ids equal
@@ -198,7 +200,7 @@ def _read_email(fields: dict[str, object], found: FoundFiles) -> Email:
         sent_at=_read_date(_pick(fields, "received_at") or ""),
         source_id=text_of(source_id),
         account_id=_pick(fields, "account_id"),
-        comment_id=found.comment_id or ("" if found.listed is None or found.may_be_more else None),
+        comment_id=comment_id or ("" if found.listed is None or found.may_be_more else None),
         attachments=found.attachments,
         attachment_urls=found.listed,
     )

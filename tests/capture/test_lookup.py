@@ -242,6 +242,20 @@ async def test_a_webhook_with_files_of_the_whole_ticket_waits_for_the_comment_of
     ]
 
 
+async def test_a_template_with_the_tickets_id_as_that_of_the_comment_makes_an_email_of_each(
+    client: Client, worker: Worker, zendesk: Zendesk, database: asyncpg.Connection
+) -> None:
+    """Administrators write `"comment": {"id": "{{ticket.id}}"}`: that would be one comment for the whole ticket."""
+    for number in range(2):
+        zendesk.add_email(77, text=f"number {number}")
+        await client.send({"ticket_id": "77", "comment": {"id": "77", "body": f"number {number}"}})
+        emails = await ended(database, number + 1)
+
+    assert [email["processing_status"] for email in emails] == ["completed", "completed"]
+    texts = await database.fetch("SELECT text FROM messages ORDER BY email_id")
+    assert [row["text"] for row in texts] == ["number 0", "number 1"]
+
+
 async def test_an_agents_web_comment_becomes_an_ignored_webhook(
     client: Client, worker: Worker, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
