@@ -45,6 +45,8 @@ from service.zendesk import parsing
 from service.zendesk.body import Unreadable
 
 _EMPTY = len("[]")
+# The code of a file on a host that nobody allowed.
+_REFUSED = "address_refused"
 
 log = structlog.get_logger()
 
@@ -103,16 +105,15 @@ async def _look_up(
     left of the errors, with new ones.
     """
     dead = {file.position: file for file in files if file.status == "pending" and file.error_code in DEAD}
-    is_stale = any(
-        file.status == "pending" and (file.position in dead or not is_free(file) or not file.source_url)
-        for file in files
-    )
+    is_stale = any(map(_is_stale, files))
     if not should_look_up(res, claim, is_stale=is_stale):
         errors = [*errors, *await _give_up(res, claim, dead.values())]
         return [*errors, *await _fetch_bound(res, claim, files)]
-    left = [error for error in errors if error.code not in DEAD]
     problem = await _ask(res, claim)
-    pending = [file for file in await _files(res, claim) if file.status == "pending"]
+    now = await _files(res, claim)
+    pending = [file for file in now if file.status == "pending"]
+    present = {None, *(file.position for file in now)}
+    left = [error for error in errors if error.code not in DEAD and error.position in present]
     unlisted = [file for file in pending if not file.source_url]
     if unlisted and not problem and is_young(res, claim):
         about = f"{len(unlisted)} of the files that the webhook announces are not in Zendesk's list (yet)."
@@ -131,6 +132,12 @@ async def _look_up(
 
     left += await _fetch_all(res, claim, [file for file in pending if is_due(file)], is_last=True)
     return [*left, *(error for error in (scan, problem) if error)]
+
+
+def _is_stale(file: FileRecord) -> bool:
+    """Say whether Zendesk's list may tell another address of a file, or that it is none of the e-mail."""
+    is_dead = not is_free(file) or not file.source_url or file.error_code in DEAD
+    return file.error_code == _REFUSED if file.status == "failed" else file.status == "pending" and is_dead
 
 
 async def _fetch_bound(res: Resources, claim: Claim, files: Sequence[FileRecord]) -> list[HoldfastError]:

@@ -19,7 +19,7 @@ from service.jobs.loose_objects import put
 from service.jobs.messages import KeptComment
 from service.jobs.object_references import write_references
 from service.jobs.tickets import TicketKey
-from service.outbound.addresses import host_of
+from service.outbound.addresses import attachment_key, host_of
 from service.resources import LookUp, Resources
 from service.storage.objects import StoredObject
 from service.zendesk import comments as api
@@ -192,11 +192,15 @@ def _note(next_pages: dict[Place, str], place: Place, page: str) -> None:
 
 
 async def _read(res: Resources, page: Mapping[str, object]) -> list[CommentMessage]:
-    """Read a page; a link in a sender's text to another account's file is no file of the e-mail."""
     comments = await asyncio.to_thread(read_page, page)  # it may hold megabytes
-    return [
-        replace(each, files=tuple(file for file in each.files if _is_own(res, file))) for each in comments
-    ]
+    return [_without_foreign(res, each) for each in comments]
+
+
+def _without_foreign(res: Resources, comment: CommentMessage) -> CommentMessage:
+    """Take a link in a sender's text to another account's file for no file of the e-mail."""
+    own = tuple(file for file in comment.files if _is_own(res, file))
+    foreign = frozenset(attachment_key(file.url) for file in comment.files if file not in own)
+    return replace(comment, files=own, foreign=foreign)
 
 
 def _is_own(res: Resources, file: ListedFile) -> bool:

@@ -4,7 +4,8 @@ A stored copy stays: neither a new address nor a redaction in Zendesk takes it a
 copy is not the file: then the attempt fetches it again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, bindparam, text
@@ -27,10 +28,15 @@ _REASONS = {
 _DEAD = frozenset({"not_found", "attachment_gone", "sign_in_page", MALWARE})
 
 
-async def keep_files(conn: AsyncConnection, listed: Mapping[int, Sequence[ListedFile]]) -> set[int]:
+async def keep_files(
+    conn: AsyncConnection,
+    listed: Mapping[int, Sequence[ListedFile]],
+    foreign: Mapping[int, Collection[str]] = MappingProxyType({}),
+) -> set[int]:
     """Record the files that Zendesk lists, by the id of the e-mail; return the e-mails that have files to fetch now.
 
-    The rows of the e-mails must be locked.
+    `foreign` are the keys of files of other accounts that an e-mail only links to: a webhook with its text announced them,
+    and they are withdrawn. The rows of the e-mails must be locked.
     """
     email_ids = sorted(listed)
     known = dict(zip(email_ids, await files_of(conn, email_ids), strict=True))
@@ -39,6 +45,16 @@ async def keep_files(conn: AsyncConnection, listed: Mapping[int, Sequence[Listed
         for email_id in email_ids
         for row in changes(known[email_id], listed[email_id])
     ]
+    kept = {(row["email_id"], row["position"]) for row in rows}
+    gone = [
+        {"email_id": email_id, "position": file.position}
+        for email_id in email_ids
+        for file in known[email_id]
+        if (email_id, file.position) not in kept
+        and attachment_key(file.source_url) in foreign.get(email_id, ())
+    ]
+    if gone:
+        await conn.execute(_WITHDRAW, {"files": gone})
     if rows:
         await conn.execute(_KEEP, {"files": rows})
     return set(await conn.scalars(_NEW, {"email_ids": [row["email_id"] for row in rows if row["is_new"]]}))
@@ -170,6 +186,11 @@ ON CONFLICT (email_id, position) DO UPDATE SET
     status = CASE WHEN known.status = 'stored' THEN known.status ELSE excluded.status END,
     error_code = CASE WHEN known.status = 'stored' THEN known.error_code ELSE excluded.error_code END,
     error = CASE WHEN known.status = 'stored' THEN known.error ELSE excluded.error END
+""").bindparams(bindparam("files", type_=JSON))
+_WITHDRAW = text("""
+DELETE FROM attachments USING json_to_recordset(:files) AS file (email_id bigint, position integer)
+WHERE attachments.email_id = file.email_id AND attachments.position = file.position
+    AND status <> 'stored' AND sha256 IS NULL
 """).bindparams(bindparam("files", type_=JSON))
 _NEW = text("""
 SELECT DISTINCT email_id FROM attachments WHERE email_id = ANY(:email_ids) AND status = 'pending'

@@ -157,7 +157,8 @@ async def keep(  # noqa: PLR0913 the parts of one look-up
         named = {await _save(conn, email_id, each, told) for email_id, each in kept.items()}
         await forget_notes(conn, [each.record for each in comments if each.record.key in named])
         listed = {email_id: each.comment.files for email_id, each in kept.items()}
-        changed = await keep_files(conn, listed)
+        foreign = {email_id: each.comment.foreign for email_id, each in kept.items()}
+        changed = await keep_files(conn, listed, foreign)
         await discovery.mark(conn, ticket.account_id, _redacted(ticket, kept.values()))
         again = await announcements.reopen(conn, sorted(changed - {*waiting, *new}))
     return [*(Job(email_id, 1) for email_id in new), *again]

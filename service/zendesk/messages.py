@@ -93,6 +93,7 @@ class CommentMessage:
     files: tuple[ListedFile, ...]  # the listed ones, and those that stand only in the HTML
     record: bytes  # the comment's JSON as Zendesk gave it, in UTF-8
     is_redacted: bool
+    foreign: frozenset[str] = frozenset()  # the keys of files of other accounts that only its text names
 
 
 @dataclass(frozen=True, slots=True)

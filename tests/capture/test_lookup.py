@@ -341,6 +341,25 @@ async def test_a_link_to_a_file_of_another_account_is_no_file_of_the_email(
     assert [(file["file_name"], file["status"]) for file in email["attachments"]] == [("logo.png", "stored")]
 
 
+async def test_a_link_in_the_text_of_a_webhook_to_another_account_is_no_file_of_the_email(
+    client: Client, worker: Worker, zendesk: Zendesk, database: asyncpg.Connection
+) -> None:
+    """Zendesk tells that it stands only in what the sender wrote, also if the webhook comes once more."""
+    own = zendesk.add_file("a.pdf", PDF)
+    link = "https://other.zendesk.com/attachments/token/x/?name=x.png"
+    html = f'<p>As <a href="{link}">they</a> wrote</p>'
+    comment_id = zendesk.add_email(77, attachments=[own], html=html)
+    body = {"ticket_id": 77, "comment_id": comment_id, "comment": f"As they wrote: {link}"}
+
+    for number in range(2):
+        await client.send({**body, "number": number})
+        (email,) = await ended(database, 1)
+
+        assert (email["processing_status"], email["processing_error"]) == ("completed", None)
+        files = await database.fetch("SELECT source_url, status FROM attachments")
+        assert [tuple(file) for file in files] == [(own, "stored")]
+
+
 async def test_long_comments_of_others_fail_no_email(
     client: Client, worker: Worker, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
