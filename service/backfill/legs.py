@@ -185,18 +185,20 @@ class ListsLeg:
 
     def _page(self, at: Position, read: TicketsPage) -> LegPage:
         floor = datetime.fromisoformat(at["floor"]) if "floor" in at else self.span.begin
-        # A ticket from the future, as an import may make one, says nothing about the time that was read.
-        times = [min(time, self.span.now) for _, time in read.tickets if time is not None]
+        times = [time for _, time in read.tickets if time is not None]
         changed = [ticket_id for ticket_id, time in read.tickets if time is None or time >= floor]
-        newest = at.get("newest") or max(times, default=self.span.since).isoformat()
+        # A ticket from the future, as an import may make one, says nothing about the time that was read.
+        known = datetime.fromisoformat(at["newest"]) if "newest" in at else self.span.since
+        newest = max([known, *(time for time in times if time <= self.span.now)]).isoformat()
         is_last = read.cursor is None or any(time < floor for time in times)
         # A ticket that changes while later pages are read moves to a page before them, and may never be met. So the
-        # beginning of the list is read once more, until one page has all that changed.
-        is_end = is_last and "cursor" not in at
+        # beginning of the list is read once more, until one page has all that changed, or nothing changed since. More
+        # tickets than a page has may have changed in one second.
+        is_end = is_last and ("cursor" not in at or newest == at.get("before"))
         following: Position = {**at, "cursor": read.cursor, "newest": newest}
         if is_last and not is_end:
             since = max(self.span.begin, datetime.fromisoformat(newest) - timedelta(seconds=1))
-            following = {"floor": since.isoformat()}
+            following = {"floor": since.isoformat(), "before": newest}
         return LegPage(
             following,
             tickets=dict.fromkeys(changed, self.span.begin),

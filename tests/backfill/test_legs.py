@@ -505,6 +505,37 @@ async def test_a_ticket_that_changes_while_the_list_is_read_is_met(
     assert await comments(database) == texts(made)
 
 
+async def test_more_tickets_than_a_page_that_changed_in_one_second_end_a_list(
+    res: Resources, zendesk: Zendesk, database: asyncpg.Connection
+) -> None:
+    """As after a bulk update, when nothing else changes for long."""
+    zendesk.state.listings.closed = 403
+    made = [zendesk.add_email(number, created_at=ago(HOUR)) for number in range(1, 121)]
+    for ticket in zendesk.state.tickets.values():
+        ticket["updated_at"] = f"{ago(HOUR):%Y-%m-%dT%H:%M:%SZ}"
+
+    await search(res, database, zendesk, most=60)
+
+    assert await comments(database) == texts(made)
+    assert (await last_run(database))["error_code"] is None
+    assert (await source(database))["watermark"] is not None
+
+
+async def test_many_tickets_from_the_future_end_a_list(
+    res: Resources, zendesk: Zendesk, database: asyncpg.Connection
+) -> None:
+    zendesk.state.listings.closed = 403
+    for number in range(1, 121):
+        zendesk.add_email(number, created_at=ago(HOUR))
+        zendesk.state.tickets[str(number)]["updated_at"] = "2999-01-01T00:00:00Z"
+    zendesk.add_email(200, created_at=ago(HOUR))
+
+    await search(res, database, zendesk, most=60)
+
+    assert len(await comments(database)) == 121
+    assert (await source(database))["watermark"] <= datetime.now(UTC)
+
+
 async def test_a_list_whose_cursor_dies_is_begun_again(
     res: Resources, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
