@@ -3,23 +3,27 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Literal
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.backfill.record import Held
+from service.errors import Permanent
 from service.jobs import discovery
 from service.jobs.discovery import Mark
 from service.postgres.email_tables import DELETED_IN_ZENDESK
 from service.resources import Resources
-from service.zendesk.exports import next_page, read_changed_tickets, read_deleted_tickets
-from service.zendesk.messages import MOST_TICKETS
+from service.zendesk.exports import next_page, read_deleted_tickets
 
 MOST_PAGES = 100
+# So many tickets that are no longer listed as deleted are asked for each hour.
+MOST_ASKED = 100
 RESERVE = 0.2
 
 _PATH = "/api/v2/deleted_tickets.json"
-_MANY = "/api/v2/tickets/show_many.json"
+_GONE = {404, 410}
+_REFUSED = 403
 
 
 async def read(res: Resources, held: Held) -> bool:
@@ -29,14 +33,25 @@ async def read(res: Resources, held: Held) -> bool:
     """
     listed, is_whole = await _mark_listed(res, held)
     known = await res.run(_marked)
-    left = [ticket_id for ticket_id in known if ticket_id not in listed][:MOST_TICKETS]
-    if is_whole and left:
-        page = await res.zendesk.get(_MANY, {"ids": ",".join(left)}, reserve=RESERVE)
-        there = {ticket_id for ticket_id, _ in read_changed_tickets(page).tickets}
-        await _mark(
-            res, held, {each: "restored" if each in there else "permanently_deleted" for each in left}
-        )
+    left = [ticket_id for ticket_id in known if ticket_id not in listed][:MOST_ASKED]
+    for ticket_id in left if is_whole else ():
+        await _mark(res, held, {ticket_id: await _state_of(res, ticket_id)})
     return True
+
+
+async def _state_of(res: Resources, ticket_id: str) -> Literal["restored", "permanently_deleted"]:
+    """Ask for a ticket that is no longer listed as deleted; one that Zendesk refuses to the credentials is there.
+
+    Each is asked for alone: an answer about many leaves out both those that are gone and those that are refused.
+    """
+    try:
+        await res.zendesk.get(f"/api/v2/tickets/{ticket_id}.json", reserve=RESERVE)
+    except Permanent as exc:
+        if exc.answered in _GONE:
+            return "permanently_deleted"
+        if exc.answered != _REFUSED:
+            raise
+    return "restored"
 
 
 async def _mark_listed(res: Resources, held: Held) -> tuple[set[str], bool]:

@@ -94,6 +94,59 @@ async def test_many_deleted_tickets_are_read_page_by_page(
     assert zendesk.state.calls["deleted_tickets"] == 2
 
 
+async def test_more_restored_tickets_than_one_call_tells_are_no_longer_deleted(
+    res: Resources, zendesk: Zendesk, database: asyncpg.Connection
+) -> None:
+    """An e-mail that stays marked as deleted would be erased after 30 days, where that is what a person set."""
+    zendesk.state.listings.closed = 403
+    for number in range(1, 121):
+        zendesk.add_email(number, created_at=datetime.now(UTC) - HOUR)
+    await search(res, database, zendesk)
+    marked = []
+    for change in (zendesk.delete_ticket, zendesk.restore_ticket):
+        for number in range(1, 121):
+            change(number)
+        for _ in range(2):
+            await look(res, database, zendesk)
+        marked.append(
+            await database.fetchval("SELECT count(*) FROM incoming_emails WHERE zendesk_state IS NOT NULL")
+        )
+
+    assert marked == [120, 0]
+
+
+async def test_a_restored_ticket_that_is_refused_to_the_credentials_is_not_deleted(
+    res: Resources, zendesk: Zendesk, database: asyncpg.Connection, kept: int
+) -> None:
+    """It is restored into a group that they do not reach: `permanently_deleted` would let it be erased here at once."""
+    zendesk.delete_ticket(77)
+    await look(res, database, zendesk)
+    deleted = await state_of(database, kept)
+    zendesk.restore_ticket(77)
+    zendesk.state.listings.closed = 403
+    zendesk.state.restricted.add("77")
+    await look(res, database, zendesk)
+
+    assert (deleted, await state_of(database, kept)) == ("deleted", None)
+
+
+async def test_an_outage_while_tickets_are_asked_for_marks_none_as_gone(
+    res: Resources, zendesk: Zendesk, database: asyncpg.Connection, kept: int
+) -> None:
+    zendesk.delete_ticket(77)
+    await look(res, database, zendesk)
+    zendesk.restore_ticket(77)
+    zendesk.state.listings.closed = 403
+    await database.execute("UPDATE sources SET suspended_at = NULL, due_at = now() + interval '1 day'")
+    zendesk.state.api_faults += [Fault(), Fault(), Fault(status=500)]
+    await steps(res)
+
+    assert (await state_of(database, kept), (await source(database))["error_code"]) == (
+        "deleted",
+        "server_error",
+    )
+
+
 async def test_a_redacted_text_is_marked_and_ours_stays(
     res: Resources, zendesk: Zendesk, database: asyncpg.Connection, kept: int
 ) -> None:
