@@ -146,7 +146,8 @@ async def _step_of(res: Resources, held: Held, run: Run) -> None:
         found.is_end,
         found.reached,
         found.found,
-        found.changes,
+        # Any other change may have been taken back after the end of the search.
+        [each for each in found.changes if each.state == "redacted" or run.until is None],
         left_out=gap_end(found.position),
     )
     await _save(res, held, run, page, found.account_id)

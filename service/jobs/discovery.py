@@ -94,11 +94,13 @@ async def adopt_nameless(conn: AsyncConnection, account_id: str, limit: int) -> 
 async def mark(conn: AsyncConnection, account_id: str, marks: Sequence[Mark]) -> int:
     """Mark e-mails by Zendesk's changes; return how many changed. Our copies stay as they are.
 
-    A mark only takes the place of a lesser one: private, redacted, deleted, permanently deleted.
+    A mark only takes the place of a lesser one: private, redacted, deleted, permanently deleted. Of several about the same, such as
+    private and public, the last one counts.
     """
     if not marks:
         return 0
-    columns = zip(*dict.fromkeys(marks), strict=True)
+    last = {(*each[:2], _UNDOES.get(each.state, each.state)): each for each in marks}
+    columns = zip(*last.values(), strict=True)
     given = dict(zip(("tickets", "comments", "states"), map(list, columns), strict=True))
     marked = await conn.execute(_MARK, {**given, "account_id": account_id})
     return marked.rowcount
@@ -116,6 +118,7 @@ def _arrays(found: Sequence[Discovery]) -> dict[str, list[object]]:
     return dict(zip(("tickets", "comments", "times"), map(list, columns), strict=True))
 
 
+_UNDOES = {"restored": "deleted", "public": "private"}
 _TEXTS = ARRAY(Text)
 _ACCOUNT = bindparam("account_id", type_=Text())
 _ARRAYS = (

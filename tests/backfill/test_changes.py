@@ -1,12 +1,15 @@
 """What Zendesk does with an e-mail afterwards is marked on ours, whose copy stays as it was."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import asyncpg
 import pytest
 
+from service.backfill import requests
+from service.backfill.record import History
 from service.capture.attempt import process
 from service.jobs import discovery
 from service.jobs.discovery import Mark
@@ -193,6 +196,45 @@ async def test_a_look_up_sees_it_too(
     await process(res, await database.fetchval("SELECT id FROM incoming_emails"), 2)
 
     assert await state_of(database, kept) == ("redacted" if change == "redact_text" else "private")
+
+
+async def test_of_changes_that_one_page_tells_the_last_one_counts(
+    res: Resources, zendesk: Zendesk, database: asyncpg.Connection, kept: int
+) -> None:
+    """Each search tells them again: the searches of a quiet account overlap."""
+    zendesk.state.make_private(kept)
+    zendesk.state.make_public(kept)
+    zendesk.delete_ticket(77)
+    zendesk.restore_ticket(77)
+    states = []
+    for _ in range(3):
+        await look(res, database, zendesk, hourly=False)
+        states.append(await state_of(database, kept))
+
+    assert states == [None, None, None]
+
+
+async def test_a_search_with_an_end_tells_no_change_that_was_taken_back_since(
+    res: Resources, zendesk: Zendesk, database: asyncpg.Connection, kept: int
+) -> None:
+    """A redaction is for ever."""
+    other = zendesk.add_email(78, text="My number is 4711.", created_at=datetime.now(UTC) - HOUR)
+    await look(res, database, zendesk, hourly=False)
+    zendesk.state.make_private(kept)
+    zendesk.delete_ticket(77)
+    zendesk.state.redact_text(other, "4711")
+    long_ago = datetime.now(UTC) - timedelta(days=90)
+    for audit in zendesk.state.listings.audits[-3:]:
+        zendesk.state.listings.audits.remove(audit)
+        zendesk.state.listings.add(replace(audit, timestamp=int(long_ago.timestamp())))
+    zendesk.restore_ticket(77)
+    zendesk.state.make_public(kept)
+
+    wanted = History(long_ago - HOUR, long_ago + HOUR, dry_run=False)
+    await requests.begin(res, wanted, "grace")
+    await search(res, database, zendesk)
+
+    assert [await state_of(database, each) for each in (kept, other)] == [None, "redacted"]
 
 
 async def test_an_internal_note_by_e_mail_was_always_private(

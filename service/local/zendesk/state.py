@@ -190,10 +190,11 @@ class StandInState:
 
     def make_private(self, comment_id: int) -> None:
         """Make a public comment private: an internal note."""
-        for comment in itertools.chain.from_iterable(self.comments.values()):
-            if comment["id"] == comment_id:
-                comment["public"] = False
-                self._note(comment, "CommentPrivacyChange", public=False)
+        self._set_public(comment_id, public=False)
+
+    def make_public(self, comment_id: int) -> None:
+        """Make a private comment public again."""
+        self._set_public(comment_id, public=True)
 
     def delete_ticket(self, ticket_id: str, *, forever: bool = False) -> None:
         """Delete a ticket, which is listed as deleted then; with `forever`, it is nowhere any more."""
@@ -221,6 +222,12 @@ class StandInState:
         """Add the audit of a new comment."""
         number = int(str(comment["audit_id"]))
         self.listings.add(Audit(seconds_of(comment["created_at"]), number, ticket_id, comment))
+
+    def _set_public(self, comment_id: int, *, public: bool) -> None:
+        for comment in itertools.chain.from_iterable(self.comments.values()):
+            if comment["id"] == comment_id:
+                comment["public"] = public
+                self._note(comment, "CommentPrivacyChange", public=public)
 
     def _note(self, comment: Mapping[str, object], kind: str, **more: object) -> None:
         """Add the audit of a change of a comment."""
