@@ -81,8 +81,10 @@ async def _work(res: Resources, held: Held) -> bool:
     """Do the most urgent work: the current search, then the hourly lists, then history."""
     run = await res.run(partial(record.next_run, held=held, minutes=res.settings.backfill_minutes))
     pause, is_done = timedelta(0), True
+    # While steps fail, lists and searches take turns: neither waits for the end of the other's error.
+    lists_first = run is None or (held.number % 2 == 0 if held.fails else run.is_history)
     try:
-        if held.hourly and (run is None or run.is_history or held.fails):
+        if held.hourly and lists_first:
             run = None
             await _read_lists(res, held)
         elif run is None or (run.adds_history and await res.run(record.is_full)):

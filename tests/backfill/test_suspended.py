@@ -9,13 +9,14 @@ from typing import Any
 import asyncpg
 import pytest
 
-from service.backfill import suspended
+from service.backfill import requests, suspended
+from service.backfill.record import History
 from service.capture.attempt import process
 from service.config.settings import Settings
 from service.local.zendesk.stand_in import Fault, Zendesk
 from service.postgres.contents import known_contents
 from service.resources import Resources
-from tests.support.backfill import make_due, search, source, steps, without_pause
+from tests.support.backfill import comments, last_run, make_due, search, source, steps, without_pause
 from tests.support.files import PDF
 
 
@@ -91,6 +92,36 @@ async def test_suspended_ones_are_read_while_the_current_search_fails(
     assert [row["suspended_id"] for row in await kept(database)] == [str(number)]
     assert found["suspended_at"] is not None
     assert (found["error_code"], found["failed_at"]) == ("server_error", failed["failed_at"])
+
+
+@pytest.mark.parametrize("kind", ["current", "history"])
+async def test_a_search_goes_on_while_a_file_of_a_suspended_one_fails(
+    res: Resources, zendesk: Zendesk, database: asyncpg.Connection, kind: str
+) -> None:
+    """A sender could stop the search with it, for a week."""
+    await steps(res)
+    url = zendesk.add_file("a.pdf", PDF, faults=[Fault(status=503)] * 100)
+    zendesk.suspend(attachments=[url])
+    await make_due(database, hourly=True)
+    await steps(res)
+    failed = await source(database)
+    made = zendesk.add_email(
+        77, created_at=datetime.now(UTC) - timedelta(days=30 if kind == "history" else 0)
+    )
+    if kind == "history":
+        wanted = History(datetime.now(UTC) - timedelta(days=31), None, dry_run=False)
+        await requests.begin(res, wanted, "grace")
+    else:
+        await make_due(database)
+
+    for _ in range(6):
+        await without_pause(database, zendesk)
+        await steps(res)
+
+    assert failed["error_code"] == "server_error"
+    assert await comments(database) == [str(made)]
+    assert (await last_run(database))["finished_at"] is not None
+    assert (await source(database))["error_code"] == "server_error", "the lists are tried again"
 
 
 async def test_the_current_search_goes_between_the_steps_of_many_suspended_ones(
