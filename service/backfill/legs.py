@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any, Protocol
 
 import structlog
@@ -190,7 +191,10 @@ class ListsLeg:
         # A ticket from the future, as an import may make one, says nothing about the time that was read.
         known = datetime.fromisoformat(at["newest"]) if "newest" in at else self.span.since
         newest = max([known, *(time for time in times if time <= self.span.now)]).isoformat()
-        is_last = read.cursor is None or any(time < floor for time in times)
+        is_past = any(time < floor for time in times)
+        if is_past:
+            refuse_other_order(times, "tickets")
+        is_last = read.cursor is None or is_past
         # A ticket that changes while later pages are read moves to a page before them, and may never be met. So the
         # beginning of the list is read once more, until one page has all that changed, or nothing changed since. More
         # tickets than a page has may have changed in one second.
@@ -224,6 +228,12 @@ def _after_error(at: Position, start: int, exc: HoldfastError) -> Position:
         log.info("backfill_page_halved", per_page=per_page, code=exc.code)
         return {**at, "start": start, "per_page": per_page}
     raise exc
+
+
+def refuse_other_order(times: Sequence[datetime], what: str) -> None:
+    """Raise Transient where a list that begins with the newest has another order: behind an old one, there may be new ones."""
+    if any(older < newer for older, newer in pairwise(times)):
+        raise Transient("bad_response", f"Zendesk's list of {what} does not begin with the newest.")
 
 
 def gap_end(position: Position | None) -> datetime | None:

@@ -8,13 +8,13 @@ from datetime import datetime
 
 import structlog
 
-from service.backfill.legs import Span
+from service.backfill.legs import Span, refuse_other_order
 from service.backfill.refused import Refusal
 from service.errors import HoldfastError, Permanent, Transient
 from service.telemetry.metrics import BACKFILL_TICKETS
 from service.zendesk import comments as api
 from service.zendesk.client import ZendeskClient
-from service.zendesk.exports import ListedComment, account_of_comments
+from service.zendesk.exports import ListedComment, account_of_comments, has_more
 from service.zendesk.messages import CommentMessage, read_page
 
 # One step reads so many tickets: it is repeated if its worker dies.
@@ -99,7 +99,7 @@ def _leave_out(read: TicketsRead, ticket_id: str, since: datetime, exc: Holdfast
 async def _read_ticket(  # noqa: PLR0913, PLR0917 the parts of one reading
     zendesk: ZendeskClient, ticket_id: str, since: datetime, span: Span, reserve: float, read: TicketsRead
 ) -> None:
-    """Read the comments of a ticket, the newest first, until one is older."""
+    """Read the comments of a ticket, the newest first, until one is older; raises Transient where some cannot be reached."""
     found: list[ListedComment] = []
     pages = zendesk.pages(api.path(ticket_id), api.MOST_PAGES, api.QUERY, reserve=reserve)
     async with aclosing(pages):
@@ -108,8 +108,13 @@ async def _read_ticket(  # noqa: PLR0913, PLR0917 the parts of one reading
             comments = await asyncio.to_thread(read_page, page)
             read.account_id = read.account_id or account_of_comments(page)
             found += _by_email(ticket_id, comments, since, span)
-            if any(each.created_at is not None and each.created_at < since for each in comments):
+            times = [each.created_at for each in comments if each.created_at is not None]
+            if any(time < since for time in times):
+                refuse_other_order(times, "comments")
                 break
+        else:
+            if has_more(page):
+                raise Transient("bad_response", "Zendesk has more comments, and does not show them.")
     read.found += found
 
 
@@ -117,8 +122,9 @@ def _by_email(
     ticket_id: str, comments: Iterable[CommentMessage], since: datetime, span: Span
 ) -> Iterable[ListedComment]:
     for comment in comments:
-        made_at = comment.created_at
-        if comment.is_email and made_at is not None and made_at >= since and span.has(made_at):
+        # Without its time, a comment may be a new one.
+        made_at = comment.created_at or span.now
+        if comment.is_email and made_at >= since and span.has(made_at):
             yield ListedComment(ticket_id, comment.comment_id, made_at)
 
 

@@ -36,7 +36,7 @@ READ = "read"
 # A page of a hundred comments, each with at most 64 kB of text in three forms; a page is held in memory.
 MOST_PAGE_BYTES = 24 * 1024**2
 # JSON and HTML write some characters as six: a page of so many comments fits whatever their texts are.
-FEWER_ITEMS = "10"
+ITEMS, FEWER_ITEMS = 100, 10
 # Simultaneous requests of one process to the API; each may hold a page.
 CALLS_AT_ONCE = 16
 # For one call, and for a request for an access token.
@@ -217,26 +217,27 @@ class ZendeskClient:
         turn: Turn = Turn.IN_ORDER,
         start: str | None = None,
     ) -> AsyncGenerator[dict[str, object]]:
-        """Yield page after page, until there is no next one; at most `most`. For the others see `get`.
+        """Yield page after page, until there is no next one; at most `most` of a hundred items. For the others see `get`.
 
         `start` is the address of a later page, out of `next_page`, to begin with. A page that is too large is asked for with
         fewer items, and so are those after it.
         https://developer.zendesk.com/api-reference/introduction/pagination/
         """
-        url = start or self._url(path, query)
-        for _ in range(most):
+        url, left, times = start or self._url(path, query), most, ITEMS // FEWER_ITEMS
+        while left:
             try:
                 page = await self._get(url, reserve=reserve, turn=turn)
             except Permanent as exc:
-                fewer = str(URL(url).update_query({"page[size]": FEWER_ITEMS}))
+                fewer = str(URL(url).update_query({"page[size]": str(FEWER_ITEMS)}))
                 if exc.code != "too_large" or fewer == url:
                     raise
                 page = await self._get(fewer, reserve=reserve, turn=turn)
+                left, times = left * times, 1  # pages of fewer items are more pages
             yield page
             following = next_page(page)
             if following is None:
                 return
-            url = following
+            url, left = following, left - 1
 
     @asynccontextmanager
     async def file(self, address: str, expected: Expected, limits: Limits) -> AsyncIterator[Download]:

@@ -163,6 +163,11 @@ def next_page(page: Fields, number: int) -> dict[str, str] | None:
     return None
 
 
+def has_more(page: Fields) -> bool:
+    """Say whether there is a page after this one, whether or not it says which."""
+    return _object(page.get("meta")).get("has_more") is True or bool(_object(page.get("links")).get("next"))
+
+
 def account_of_comments(page: Fields) -> str | None:
     """Return the number of the account that a page of comments names; None if it names none."""
     comments = page.get("comments")

@@ -1,6 +1,7 @@
 """The two ways to find e-mails, and everything at Zendesk that made others lose some of them."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
@@ -12,6 +13,7 @@ from service.backfill.record import History
 from service.backfill.run import step
 from service.local.zendesk.stand_in import Fault, Zendesk
 from service.resources import Resources
+from service.zendesk.client import MOST_PAGE_BYTES
 from tests.support.backfill import comments, last_run, make_due, search, source, steps, without_pause
 
 HOUR = timedelta(hours=1)
@@ -151,6 +153,108 @@ async def test_a_list_that_goes_on_without_a_cursor_is_no_end(
 
     found = await source(database)
     assert (found["error_code"], found["watermark"]) == ("bad_response", None)
+
+
+def answer(page: object) -> Fault:
+    """Return a script for a call that is answered with this page."""
+    return Fault(
+        status=200, headers={"Content-Type": "application/json"}, body=json.dumps(page, default=str).encode()
+    )
+
+
+async def test_all_comments_of_a_long_ticket_are_read_where_a_page_is_too_large(
+    res: Resources, zendesk: Zendesk, database: asyncpg.Connection
+) -> None:
+    """Pages of ten comments instead of a hundred are ten times as many."""
+    zendesk.state.listings.closed = 403
+    made = [zendesk.add_email(1, created_at=ago(HOUR + timedelta(seconds=place))) for place in range(600)]
+    await step(res)
+    await step(res)
+    too_large = Fault(
+        status=200, headers={"Content-Type": "application/json"}, body=b" " * (MOST_PAGE_BYTES + 1)
+    )
+    zendesk.state.api_faults.append(too_large)
+
+    await search(res, database, zendesk)
+
+    assert await comments(database) == texts(made)
+
+
+@pytest.mark.parametrize("links", [{}, {"next": None}, None])
+async def test_comments_that_go_on_without_an_address_are_no_end(
+    res: Resources, zendesk: Zendesk, database: asyncpg.Connection, links: object
+) -> None:
+    zendesk.state.listings.closed = 403
+    made = [zendesk.add_email(1, created_at=ago(HOUR)) for _ in range(3)]
+    await step(res)
+    await step(res)
+    page = {"comments": zendesk.state.comments["1"][:1], "meta": {"has_more": True}, "links": links}
+    zendesk.state.api_faults.append(answer(page))
+
+    await step(res)
+    failed = await source(database)
+    await search(res, database, zendesk)
+
+    assert (failed["error_code"], failed["watermark"]) == ("bad_response", None)
+    assert await comments(database) == texts(made)
+
+
+async def test_comments_that_begin_with_the_oldest_are_an_error(
+    res: Resources, zendesk: Zendesk, database: asyncpg.Connection
+) -> None:
+    zendesk.state.listings.closed = 403
+    zendesk.add_email(1, created_at=ago(timedelta(days=30)))
+    made = [zendesk.add_email(1, created_at=ago(HOUR)) for _ in range(2)]
+    await step(res)
+    await step(res)
+    following = {"next": f"{zendesk.url}/api/v2/tickets/1/comments.json?page[after]=x"}
+    page = {"comments": zendesk.state.comments["1"][:2], "meta": {"has_more": True}, "links": following}
+    zendesk.state.api_faults.append(answer(page))
+
+    await step(res)
+    failed = await source(database)
+    await search(res, database, zendesk)
+
+    assert (failed["error_code"], failed["watermark"]) == ("bad_response", None)
+    assert await comments(database) == texts(made)
+
+
+async def test_a_list_that_begins_with_the_oldest_is_an_error(
+    res: Resources, zendesk: Zendesk, database: asyncpg.Connection
+) -> None:
+    """As where Zendesk no longer knows the order that is asked for: its new tickets are behind all old ones."""
+    zendesk.state.listings.closed = 403
+    for number in range(1, 101):
+        zendesk.add_email(number, created_at=ago(timedelta(days=30, minutes=number)))
+    made = [zendesk.add_email(number, created_at=ago(HOUR)) for number in range(201, 204)]
+    await step(res)
+    for ticket in zendesk.state.tickets.values():
+        ticket["updated_at"] = ticket["created_at"]
+    oldest = sorted(zendesk.state.tickets.values(), key=lambda ticket: str(ticket["updated_at"]))[:100]
+    zendesk.state.api_faults.append(
+        answer({"tickets": oldest, "meta": {"has_more": True, "after_cursor": "x"}})
+    )
+
+    await step(res)
+    failed = await source(database)
+    await search(res, database, zendesk)
+
+    assert (failed["error_code"], failed["watermark"]) == ("bad_response", None)
+    assert await comments(database) == texts(made)
+
+
+async def test_an_e_mail_without_a_readable_time_is_kept(
+    res: Resources, zendesk: Zendesk, database: asyncpg.Connection, leg: str
+) -> None:
+    made = [zendesk.add_email(1, created_at=ago(HOUR)) for _ in range(2)]
+    zendesk.state.comments["1"][0]["created_at"] = "yesterday"
+    for audit in zendesk.state.listings.audits[:1]:
+        zendesk.state.listings.audits[0] = replace(audit, comment=zendesk.state.comments["1"][0])
+
+    await search(res, database, zendesk)
+
+    assert await comments(database) == texts(made)
+    assert (await source(database))["leg"] == leg
 
 
 async def test_credentials_that_reach_no_comments_are_an_error(
