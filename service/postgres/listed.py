@@ -7,6 +7,7 @@ from sqlalchemy import Boolean, DateTime, Text, TextClause, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from service.postgres.email_tables import DISMISSED
+from service.postgres.tombstones import is_erased, opened_hashes
 
 # The status of an e-mail, for its state: a completed one with an error lacks files, and so it is not kept.
 STATUS = f"""
@@ -63,6 +64,21 @@ STATES = {
     "in_work": "email.id IS NOT NULL AND coalesce(email.status, '') NOT IN ('completed', 'failed', 'dismissed')",
     "missing": "email.id IS NULL",
 }
+# The FROM of those of `:tickets` that have no e-mail here, and had none that was purged or erased.
+WITHOUT_EMAIL = f"""
+FROM unnest(:tickets) AS ticket(id) LEFT JOIN LATERAL (
+    SELECT id FROM incoming_emails
+    WHERE zendesk_ticket_id = ticket.id AND coalesce(account_id, '') = ANY (:keys)
+    ORDER BY id LIMIT 1
+) AS email ON true LEFT JOIN LATERAL (
+    SELECT ticket_id FROM removed_emails
+    WHERE ticket_id = ticket.id AND comment_id IS NOT NULL AND coalesce(account_id, '') = ANY (:keys)
+    ORDER BY ticket_id LIMIT 1
+) AS removed ON true
+WHERE email.id IS NULL AND removed.ticket_id IS NULL AND NOT EXISTS (
+    SELECT FROM unnest(:keys) AS known(account) WHERE {is_erased(opened_hashes("known.account", "ticket.id"))}
+)
+"""  # noqa: S608 words of ours
 _TYPES: dict[str, Any] = {
     **dict.fromkeys(("account", "after_ticket", "after_comment", "last_ticket"), Text()),
     **dict.fromkeys(("keys", "tickets", "comments"), ARRAY(Text)),

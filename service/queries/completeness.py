@@ -12,7 +12,7 @@ from yarl import URL
 from service.config.settings import Settings
 from service.formatting import counted, duration, number
 from service.postgres.email_tables import DISMISSED, NOT_CAPTURED
-from service.postgres.listed import EMAIL_OF, FRESH, keys_of, statement
+from service.postgres.listed import EMAIL_OF, FRESH, WITHOUT_EMAIL, keys_of, statement
 from service.queries.views import View
 from service.zendesk.account import account_of
 from service.zendesk.rate_limit import key_of
@@ -263,14 +263,7 @@ SELECT count(*) FILTER (WHERE email.id IS NULL) AS missing,
     (SELECT count(*) FROM newest) AS compared, (SELECT min(created_at) FROM newest) AS compared_since
 FROM (SELECT * FROM newest UNION SELECT * FROM recorded) AS listed {EMAIL_OF}
 """)  # noqa: S608 words and numbers of ours
-_UNKNOWN = statement("""
-SELECT count(*) FROM unnest(:tickets) AS ticket(id) LEFT JOIN LATERAL (
-    SELECT id FROM incoming_emails
-    WHERE zendesk_ticket_id = ticket.id AND coalesce(account_id, '') = ANY (:keys)
-    ORDER BY id LIMIT 1
-) AS email ON true
-WHERE email.id IS NULL
-""")
+_UNKNOWN = statement(f"SELECT count(*) {WITHOUT_EMAIL}")
 _UNREAD = statement(
     f"SELECT count(*) FROM (SELECT FROM refused_tickets WHERE account = :account LIMIT {COUNT_CAP}) AS refused"  # noqa: S608 a number of ours
 )

@@ -11,8 +11,7 @@ from sqlalchemy import Integer, Interval, Text, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import Permanent, Transient
-from service.postgres.listed import keys_of, statement
-from service.postgres.tombstones import is_erased, opened_hashes
+from service.postgres.listed import WITHOUT_EMAIL, keys_of, statement
 from service.resources import Resources, repeat_steps
 from service.zendesk.rate_limit import key_of
 from service.zendesk.ticket_search import SEARCH, cursor_of, query_of, read_found
@@ -211,15 +210,4 @@ WHERE account = :account AND (proof -> 'search' ->> 'number')::int = :number
 """).bindparams(
     bindparam("found", type_=Text()), bindparam("account", type_=Text()), bindparam("number", type_=Integer())
 )
-# The e-mail that opened a ticket may have been erased.
-_WITHOUT_EMAIL = statement(f"""
-SELECT ticket.id FROM unnest(:tickets) AS ticket(id) LEFT JOIN LATERAL (
-    SELECT id FROM incoming_emails
-    WHERE zendesk_ticket_id = ticket.id AND coalesce(account_id, '') = ANY (:keys)
-    ORDER BY id LIMIT 1
-) AS email ON true
-WHERE email.id IS NULL
-    AND NOT EXISTS (
-        SELECT FROM unnest(:keys) AS known(account) WHERE {is_erased(opened_hashes("known.account", "ticket.id"))}
-    )
-""")  # noqa: S608
+_WITHOUT_EMAIL = statement(f"SELECT ticket.id {WITHOUT_EMAIL}")

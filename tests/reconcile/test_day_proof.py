@@ -3,6 +3,7 @@
 import asyncio
 import json
 from datetime import UTC, date, timedelta
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -11,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.config.settings import Settings
+from service.custody import receipts
+from service.custody.removal import remove
 from service.errors import Transient
 from service.local.zendesk.stand_in import Fault, Zendesk
 from service.queries.source import Ledger, get_ledger
@@ -213,6 +216,26 @@ async def test_an_unknown_ticket_stays_known_until_its_e_mail_is_here(
     found = await proof(database)
     assert (found["day"], found["without"], found["without_count"]) == (yesterday.isoformat(), ["2"], 1)
     assert (await ledger(res)).unknown_tickets == 1
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_ticket_whose_e_mail_was_purged_is_not_unknown(
+    res: Resources, database: asyncpg.Connection, zendesk: Zendesk, yesterday: date, when: str
+) -> None:
+    """A retention rule may keep e-mails for a day: nobody can bring them back."""
+    open_tickets(zendesk, yesterday, 1, 2)
+    if when == "after":
+        await day_proof.prove(res)
+    for ticket in ("1", "2"):
+        email_id = await keep(database, ticket, ticket)
+        receipt_id = await res.run(lambda conn: receipts.begin(conn, "purge", "tests"))
+        await res.run(partial(remove, email_ids=[email_id], receipt_id=receipt_id))
+        await receipts.finish(res, receipt_id)
+    if when == "before":
+        await day_proof.prove(res)
+
+    assert await database.fetchval("SELECT count(*) FROM incoming_emails") == 0
+    assert (await ledger(res)).unknown_tickets == 0
 
 
 async def test_missed_days_are_proved_later_in_their_order(
