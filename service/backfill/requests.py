@@ -1,5 +1,6 @@
 """Searches that a person wants: the current one now, or one of a range of time; and how far they are."""
 
+from datetime import UTC, datetime
 from functools import partial
 
 import structlog
@@ -9,6 +10,9 @@ from service.backfill.record import History, RunState
 from service.backfill.run import account_of
 from service.errors import Rejected, refuse_future
 from service.resources import Resources
+
+# Zendesk has nothing older; its export counts seconds from here on.
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 
 log = structlog.get_logger()
 
@@ -20,6 +24,8 @@ async def begin(res: Resources, wanted: History | None, actor: str) -> int:
     range in the future.
     """
     refuse_future(wanted and wanted.since)
+    if wanted is not None and wanted.since is not None:
+        wanted = wanted._replace(since=max(wanted.since, EARLIEST))
     if not res.zendesk.has_login:
         how = "set ZENDESK_SUBDOMAIN, ZENDESK_OAUTH_CLIENT_ID and ZENDESK_OAUTH_CLIENT_SECRET"
         raise Rejected(409, "credentials_missing", f"Zendesk cannot be asked: {how}.")

@@ -218,6 +218,18 @@ async def test_a_search_of_history_finds_its_range_alone(
     assert await comments(database) == [str(made[1]), str(made[2])]
 
 
+async def test_a_search_since_the_first_day_of_the_calendar_ends(
+    res: Resources, zendesk: Zendesk, database: asyncpg.Connection
+) -> None:
+    made = zendesk.add_email(77, created_at=ago(HOUR))
+    await requests.begin(res, History(datetime(1, 1, 1, tzinfo=UTC), None, dry_run=False), "grace")
+
+    await search(res, database, zendesk)
+
+    assert (await last_run(database))["error_code"] is None
+    assert await comments(database) == [str(made)]
+
+
 async def test_history_that_meets_the_known_range_makes_it_larger(
     res: Resources, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
