@@ -54,6 +54,20 @@ async def test_good_credentials_pass(res: Resources) -> None:
     assert await check_zendesk(res) == Check("zendesk", True, "signed in as user 1001")
 
 
+@pytest.mark.parametrize("restriction", ["groups", "assigned", None, "", 7, ["groups"]])
+async def test_a_user_who_sees_only_some_tickets_is_a_warning(
+    res: Resources, zendesk: Zendesk, restriction: object
+) -> None:
+    """Zendesk's lists leave out the others without a word."""
+    zendesk.state.users[1001]["ticket_restriction"] = restriction
+
+    check = await check_zendesk(res)
+
+    assert (check.ok is None, "ticket_restriction" in check.found) == (
+        restriction in ("groups", "assigned"),
+    ) * 2
+
+
 NO_CLIENT = {"zendesk_oauth_client_id": None, "zendesk_oauth_client_secret": None}
 
 
