@@ -32,7 +32,7 @@ class AccountKey(NamedTuple):
     account: str
     account_id: str | None
     complete_since: datetime | None
-    watermark: datetime | None
+    searched_until: datetime | None  # later than the watermark where Zendesk listed nothing since
 
 
 class DayView(View):
@@ -166,7 +166,7 @@ def _given(account: AccountKey) -> dict[str, Any]:
         "account": account.account,
         "keys": keys_of(account.account_id),
         "since": account.complete_since,
-        "until": account.watermark,
+        "until": account.searched_until,
     }
 
 
@@ -183,7 +183,7 @@ def _view(account: AccountKey, day: date, row: RowMapping) -> DayView:
 
 def _searched(account: AccountKey, day: date) -> Literal["whole", "part", "not"]:
     """Say how much of a day was searched at Zendesk."""
-    since, until = account.complete_since, account.watermark
+    since, until = account.complete_since, account.searched_until
     if since is None or until is None:
         return "not"
     first, last = since.astimezone(UTC), until.astimezone(UTC)

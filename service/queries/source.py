@@ -90,10 +90,7 @@ async def get_ledger(engine: AsyncEngine, settings: Settings, wanted: SourceFilt
     async with connect(engine) as conn:
         verdict = await completeness_of(conn, settings)
         rows = await list_accounts(conn, _own_account(settings))
-        keys = [
-            AccountKey(row["account"], row["account_id"], row["complete_since"], row["watermark"])
-            for row in rows
-        ]
+        keys = [AccountKey(*(row[name] for name in AccountKey._fields)) for row in rows]
         accounts = [await view_account(conn, row) for row in rows]
         if wanted.day is None:
             today = (await conn.scalar(_NOW)).astimezone(UTC).date()

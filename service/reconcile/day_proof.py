@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import Permanent, Transient
 from service.postgres.listed import WITHOUT_EMAIL, keys_of, statement
+from service.postgres.source_tables import searched_until
 from service.resources import Resources, repeat_steps
 from service.zendesk.rate_limit import key_of
 from service.zendesk.ticket_search import SEARCH, cursor_of, query_of, read_found
@@ -186,7 +187,7 @@ UPDATE sources SET proof = jsonb_set(
 )::json
 WHERE account = :account AND proof_day = {_START.format(day=_TODAY)}
 AND now() >= {_START.format(day=_TODAY)} + :after
-AND complete_since IS NOT NULL AND {_NEXT} < {_TODAY} AND watermark >= {_START.format(day=f"{_NEXT} + 1")}
+AND complete_since IS NOT NULL AND {_NEXT} < {_TODAY} AND {searched_until()} >= {_START.format(day=f"{_NEXT} + 1")}
 AND ({_IS_WHOLE} OR coalesce(({_SEARCH} ->> 'asked_on')::date, '-infinity') < {_TODAY})
 AND coalesce(({_SEARCH} ->> 'until')::timestamptz, '-infinity') < now()
 RETURNING account_id, {_NEXT} AS day, {_TODAY} AS today, ({_SEARCH} ->> 'number')::int AS number, {_SEARCH} AS search

@@ -107,6 +107,22 @@ async def test_a_day_is_complete_only_if_all_of_it_was_searched(
     assert (found.kept, found.searched, found.is_complete) == (1, searched, searched == "whole")
 
 
+async def test_a_quiet_day_was_searched_although_zendesk_listed_nothing(
+    res: Resources, database: asyncpg.Connection, account: str
+) -> None:
+    """The watermark stays at the newest event; the last search that found all has seen that nothing came since."""
+    day = await today(database)
+    await add_source(database, account, watermark=noon(day - timedelta(days=3)))
+    times = dict.fromkeys(("since", "started_at", "finished_at"), noon(day))
+    await add(database, "backfills", account=account, kind="current", leg="events", **times)
+    await say(database, await keep(database, "1", "1", received_at=noon(day - timedelta(days=1))), "1")
+
+    found = (await read(res)).days[:4]
+
+    assert [each.searched for each in found] == ["part", "whole", "whole", "whole"]
+    assert [each.unlisted for each in found] == [0, 1, 0, 0], "an e-mail that Zendesk does not list is told"
+
+
 ROWS = st.lists(
     st.tuples(
         st.integers(0, 3),  # the ticket

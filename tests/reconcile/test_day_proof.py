@@ -20,6 +20,7 @@ from service.queries.source import Ledger, get_ledger
 from service.reconcile import day_proof, recount
 from service.resources import Resources, open_resources
 from service.zendesk.ticket_search import PAGE_SIZE, cursor_of, read_found
+from tests.support.rows import add
 from tests.support.source import account_key, add_source, asking, keep, noon, today, use_budget
 
 
@@ -289,6 +290,19 @@ async def test_only_a_day_that_was_searched_whole_is_proved(
     await database.execute(f"UPDATE sources SET {change}")
 
     assert not await day_proof.prove(res)
+
+
+async def test_a_day_of_which_the_searches_found_nothing_is_proved(
+    res: Resources, database: asyncpg.Connection, zendesk: Zendesk, settings: Settings, yesterday: date
+) -> None:
+    """The watermark stays: an export that is silent without a reason would never be noticed."""
+    open_tickets(zendesk, yesterday, 7)
+    await database.execute("UPDATE sources SET watermark = now() - interval '3 days'")
+    times = dict.fromkeys(("since", "started_at", "finished_at"), noon(yesterday + timedelta(days=1)))
+    await add(database, "backfills", account=account_key(settings), kind="current", leg="events", **times)
+
+    assert await day_proof.prove(res)
+    assert (await proof(database))["without"] == ["7"]
 
 
 async def test_without_back_fill_nobody_asks(
