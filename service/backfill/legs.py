@@ -56,11 +56,16 @@ class LegLeft(HoldfastError):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The time to search, by when comments were made; `now` is the database's."""
+    """The time to search, by when comments were made; `now` is the database's.
+
+    All e-mails since `known_since` should be on record. Those of them that a page shows anyway are recorded again: a ticket may
+    have been deleted when its e-mails were searched for, and restored since.
+    """
 
     since: datetime
     until: datetime | None
     now: datetime
+    known_since: datetime | None = None
 
     @property
     def begin(self) -> datetime:

@@ -60,6 +60,7 @@ class Run:
     place: Mapping[str, Any] | None
     tickets: Mapping[str, datetime]
     is_read: bool  # the leg is at its end
+    known_since: datetime | None  # since when all e-mails of the account should be on record
 
     @property
     def is_history(self) -> bool:
@@ -238,6 +239,7 @@ async def next_run(conn: AsyncConnection, held: Held, minutes: int) -> Run | Non
         place=position.get("place"),
         tickets=tickets,
         is_read=bool(position.get("is_read")),
+        known_since=row.complete_since,
     )
 
 

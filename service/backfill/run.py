@@ -130,7 +130,7 @@ async def _read_lists(res: Resources, held: Held) -> None:
 
 async def _step_of(res: Resources, held: Held, run: Run) -> None:
     """Make one call of the leg, or read the comments of some tickets; save the findings."""
-    span = Span(run.since, run.until, held.now)
+    span = Span(run.since, run.until, held.now, run.known_since)
     reserve = RESERVES[run.kind]
     if run.tickets:
         await _read_tickets(res, held, run, span, reserve)

@@ -79,7 +79,9 @@ FROM sources WHERE account = :account RETURNING id
     *(bindparam(name, type_=_TIME) for name in ("since", "until")),
 )
 NEXT_RUN = text(f"""
-SELECT id, kind, since, until, dry_run, leg, reached, listed_since, position FROM backfills
+SELECT id, kind, since, until, dry_run, leg, reached, listed_since, position,
+    (SELECT complete_since FROM sources WHERE account = :account) AS complete_since
+FROM backfills
 WHERE account = :account AND {OPEN_BACKFILL} ORDER BY kind = 'history', id LIMIT 1
 """).columns(position=JSON())  # noqa: S608 constants of ours
 WAITING_ONES = text(f"""

@@ -121,10 +121,11 @@ async def _read_ticket(  # noqa: PLR0913, PLR0917 the parts of one reading
 def _by_email(
     ticket_id: str, comments: Iterable[CommentMessage], since: datetime, span: Span
 ) -> Iterable[ListedComment]:
+    earliest = min(since, span.known_since or since)
     for comment in comments:
         # Without its time, a comment may be a new one.
         made_at = comment.created_at or span.now
-        if comment.is_email and made_at >= since and span.has(made_at):
+        if comment.is_email and made_at >= earliest and span.has(made_at):
             yield ListedComment(ticket_id, comment.comment_id, made_at)
 
 

@@ -162,6 +162,27 @@ def answer(page: object) -> Fault:
     )
 
 
+async def test_an_e_mail_of_a_ticket_that_was_deleted_and_restored_is_found(
+    res: Resources, zendesk: Zendesk, database: asyncpg.Connection, leg: str
+) -> None:
+    """The list shows no deleted ticket, so that the search has passed its e-mail when it is restored."""
+    await search(res, database, zendesk)
+    made = [
+        zendesk.add_email(1, created_at=ago(HOUR)),
+        zendesk.add_email(2, created_at=ago(timedelta(minutes=9))),
+    ]
+    zendesk.delete_ticket(1)
+    await make_due(database)
+    await search(res, database, zendesk)
+    zendesk.restore_ticket(1)
+    zendesk.state.tickets["1"]["updated_at"] = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    await make_due(database)
+    await search(res, database, zendesk)
+
+    assert await comments(database) == texts(made)
+    assert (await source(database))["leg"] == leg
+
+
 async def test_all_comments_of_a_long_ticket_are_read_where_a_page_is_too_large(
     res: Resources, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
