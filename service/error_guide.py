@@ -1054,8 +1054,9 @@ GROUPS = (
             ),
             Advice(
                 "suspended",
-                "Zendesk holds back new e-mails as suspended.",
-                "Look at the suspended tickets in Zendesk, and recover those that are no spam.",
+                "Zendesk holds back new e-mails as suspended; or those that it holds back cannot be kept.",
+                "Look at the suspended tickets in Zendesk, and recover those that are no spam. If they cannot be kept,"
+                " look at the error that the alert names.",
             ),
             Advice(
                 "reconciliation",

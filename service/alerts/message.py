@@ -34,6 +34,7 @@ _RESOLVED = {
     "lost": "No webhook of the last 24 hours was lost, or a day passed since.",
     "backfill": "Zendesk is searched for lost e-mails again.",
     "suspended": "Zendesk holds back no e-mail of the last 24 hours as suspended.",
+    "suspended late": "Zendesk's suspended e-mails are kept again.",
     "evidence": "A verification of the evidence log ended, and nothing on record differs from it.",
     "reconciliation restored": "This alert ends after one day. E-mails that were not restored are still missing.",
 }

@@ -23,7 +23,10 @@ async def find(conn: AsyncConnection, settings: Settings) -> list[Condition]:
     if settings.backfill_minutes and settings.account_url:
         account = key_of(URL(settings.account_url))
         limit = max(3 * timedelta(minutes=settings.backfill_minutes), LEAST_LATE)
-        conditions += await _find_late(conn, account, limit)
+        conditions += [
+            *await _find_late(conn, account, limit),
+            *await _find_suspended_unread(conn, account),
+        ]
     return conditions
 
 
@@ -67,10 +70,29 @@ async def _find_suspended(conn: AsyncConnection) -> list[Condition]:
     return [Condition("suspended", "", row.number, "Zendesk holds back new e-mails as suspended", detail)]
 
 
+async def _find_suspended_unread(conn: AsyncConnection, account: str) -> list[Condition]:
+    row = (await conn.execute(_SUSPENDED_UNREAD, {"account": account, "recent": RECENT})).one_or_none()
+    if row is None:
+        return []
+    reason = (
+        f"The latest error is {clean(row.error_code, 50)}: {clean(row.error)}\n" if row.error_code else ""
+    )
+    detail = (
+        f"Not all of Zendesk's suspended e-mails could be kept for {duration(row.age)}. Zendesk deletes each one after two"
+        f" weeks.\n{reason}"
+        "The warnings `backfill_failed` and `backfill_list_not_read` in the log of a worker say why."
+    )
+    return [Condition("suspended", "late", 1, "Zendesk's suspended e-mails are not kept", detail)]
+
+
 _LATE = text("""
 SELECT now() - coalesce(checked_at, began_at) AS age, error_code, error FROM sources
 WHERE account = :account AND (coalesce(checked_at, began_at) < now() - :limit OR failed_at < now() - :limit)
 """).bindparams(bindparam("limit", type_=Interval()))
+_SUSPENDED_UNREAD = text("""
+SELECT now() - coalesce(suspended_at, began_at) AS age, error_code, error FROM sources
+WHERE account = :account AND coalesce(suspended_at, began_at) < now() - :recent
+""").bindparams(bindparam("recent", type_=Interval()))
 _SUSPENDED = text("""
 SELECT count(*) AS number FROM (
     SELECT FROM suspended_emails

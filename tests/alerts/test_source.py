@@ -13,7 +13,8 @@ from service.local.zendesk.stand_in import Fault, Zendesk
 from service.postgres.engine import connect
 from service.resources import Resources
 from tests.conftest import Client
-from tests.support.backfill import make_due, search, steps
+from tests.support.backfill import make_due, search, steps, without_pause
+from tests.support.files import PDF
 from tests.support.rows import add
 
 HOUR = timedelta(hours=1)
@@ -129,6 +130,24 @@ async def test_a_longer_pause_has_more_time(
             found.append([each.cause for each in await source.find(conn, changed)])
 
     assert found == [[], ["backfill"], []]
+
+
+async def test_suspended_e_mails_that_cannot_be_kept_for_a_day_are_told(
+    res: Resources, zendesk: Zendesk, database: asyncpg.Connection
+) -> None:
+    """The searches go on meanwhile, so that no other alert is open."""
+    await steps(res)
+    url = zendesk.add_file("a.pdf", PDF, faults=[Fault(status=503)])
+    zendesk.suspend(created_at=datetime.now(UTC) - timedelta(days=2), attachments=[url])
+    await database.execute("UPDATE sources SET suspended_at = now() - interval '25 hours'")
+    await step(res)
+    late = await find(res)
+    await without_pause(database, zendesk)
+    await steps(res)
+
+    assert late.keys() == {"suspended"}
+    assert (late["suspended"].key, "server_error" in late["suspended"].detail) == ("late", True)
+    assert await find(res) == {}
 
 
 async def test_suspended_e_mails_are_told_for_a_day(
