@@ -196,10 +196,7 @@ class ListsLeg:
         # A ticket from the future, as an import may make one, says nothing about the time that was read.
         known = datetime.fromisoformat(at["newest"]) if "newest" in at else self.span.since
         newest = max([known, *(time for time in times if time <= self.span.now)]).isoformat()
-        is_past = any(time < floor for time in times)
-        if is_past:
-            refuse_other_order(times, "tickets")
-        is_last = read.cursor is None or is_past
+        is_last = read.cursor is None or has_passed(times, floor)
         # A ticket that changes while later pages are read moves to a page before them, and may never be met. So the
         # beginning of the list is read once more, until one page has all that changed, or nothing changed since. More
         # tickets than a page has may have changed in one second.
@@ -235,10 +232,9 @@ def _after_error(at: Position, start: int, exc: HoldfastError) -> Position:
     raise exc
 
 
-def refuse_other_order(times: Sequence[datetime], what: str) -> None:
-    """Raise Transient where a list that begins with the newest has another order: behind an old one, there may be new ones."""
-    if any(older < newer for older, newer in pairwise(times)):
-        raise Transient("bad_response", f"Zendesk's list of {what} does not begin with the newest.")
+def has_passed(times: Sequence[datetime], floor: datetime) -> bool:
+    """Say whether a list that begins with the newest has passed a time; in another order, newer ones may follow."""
+    return any(time < floor for time in times) and all(newer >= older for newer, older in pairwise(times))
 
 
 def gap_end(position: Position | None) -> datetime | None:

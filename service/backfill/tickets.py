@@ -8,7 +8,7 @@ from datetime import datetime
 
 import structlog
 
-from service.backfill.legs import Span, refuse_other_order
+from service.backfill.legs import Span, has_passed
 from service.backfill.refused import Refusal
 from service.errors import HoldfastError, Permanent, Transient
 from service.telemetry.metrics import BACKFILL_TICKETS
@@ -109,8 +109,7 @@ async def _read_ticket(  # noqa: PLR0913, PLR0917 the parts of one reading
             read.account_id = read.account_id or account_of_comments(page)
             found += _by_email(ticket_id, comments, since, span)
             times = [each.created_at for each in comments if each.created_at is not None]
-            if any(time < since for time in times):
-                refuse_other_order(times, "comments")
+            if has_passed(times, since):
                 break
         else:
             if has_more(page):
