@@ -1,6 +1,7 @@
 """Tickets that Zendesk deleted: their e-mails are marked, and our copies stay."""
 
 import asyncio
+import random
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Literal
@@ -33,9 +34,12 @@ async def read(res: Resources, held: Held) -> bool:
     """
     listed, is_whole = await _mark_listed(res, held)
     known = await res.run(_marked)
-    left = [ticket_id for ticket_id in known if ticket_id not in listed][:MOST_ASKED]
-    for ticket_id in left if is_whole else ():
-        await _mark(res, held, {ticket_id: await _state_of(res, ticket_id)})
+    left = [ticket_id for ticket_id in known if ticket_id not in listed]
+    for ticket_id in random.sample(left, min(len(left), MOST_ASKED)):
+        state = await _state_of(res, ticket_id)
+        # Behind the end of what was read of a long list, a ticket may be listed as deleted.
+        if is_whole or state == "restored":
+            await _mark(res, held, {ticket_id: state})
     return True
 
 
@@ -76,7 +80,7 @@ async def _mark(res: Resources, held: Held, states: Mapping[str, str]) -> None:
 
 
 async def _marked(conn: AsyncConnection) -> Sequence[str]:
-    """Return tickets that are marked as deleted, those marked first first."""
+    """Return tickets that are marked as deleted, those marked first."""
     return [*await conn.scalars(_MARKED)]
 
 

@@ -8,7 +8,7 @@ from functools import partial
 import asyncpg
 import pytest
 
-from service.backfill import requests
+from service.backfill import deleted, requests
 from service.backfill.record import History
 from service.capture.attempt import process
 from service.jobs import discovery
@@ -131,6 +131,25 @@ async def test_a_restored_ticket_that_is_refused_to_the_credentials_is_not_delet
     await look(res, database, zendesk)
 
     assert (deleted, await state_of(database, kept)) == ("deleted", None)
+
+
+async def test_a_restored_ticket_is_found_where_too_many_are_deleted_to_list_them(
+    res: Resources, zendesk: Zendesk, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the others that the page does not show, nothing is known."""
+    for number in range(1, 131):
+        zendesk.add_email(number, created_at=datetime.now(UTC) - HOUR)
+    await search(res, database, zendesk)
+    zendesk.state.listings.closed = 403
+    for number in range(1, 131):
+        zendesk.delete_ticket(number)
+    await look(res, database, zendesk)
+    zendesk.restore_ticket(1)
+    monkeypatch.setattr(deleted, "MOST_PAGES", 1)
+    await look(res, database, zendesk)
+
+    states = await database.fetch("SELECT zendesk_state, count(*) FROM incoming_emails GROUP BY 1 ORDER BY 1")
+    assert [tuple(row) for row in states] == [("deleted", 129), (None, 1)]
 
 
 async def test_an_outage_while_tickets_are_asked_for_marks_none_as_gone(
