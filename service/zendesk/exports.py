@@ -191,13 +191,10 @@ def _read_event(event: Fields, read: EventsPage) -> None:
     if ticket_id is None:
         return
     children = event.get("child_events")
-    if isinstance(children, list) and len(children) > _MOST_CHILDREN:
+    if not isinstance(children, list) or len(children) > _MOST_CHILDREN:
         read.unsure[ticket_id] = None
-    listed = (
-        [each for each in children[:_MOST_CHILDREN] if isinstance(each, dict)]
-        if isinstance(children, list)
-        else []
-    )
+    known = children[:_MOST_CHILDREN] if isinstance(children, list) else []
+    listed = [each for each in known if isinstance(each, dict)]
     systems = [_object(event.get("system")), _object(_object(event.get("metadata")).get("system"))]
     for system in systems:
         read.account_id = read.account_id or _account(system)

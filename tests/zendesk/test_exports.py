@@ -134,6 +134,13 @@ def test_an_audit_with_more_events_than_are_read_makes_its_ticket_unsure() -> No
     assert (page.found, page.unsure) == ([], {"77": None})
 
 
+@pytest.mark.parametrize("children", [None, {}, "", 0])
+def test_an_audit_that_does_not_tell_its_events_makes_its_ticket_unsure(children: object) -> None:
+    page = read({**event(), "child_events": children})
+
+    assert (page.found, page.unsure) == ([], {"77": None})
+
+
 def test_a_comment_is_read_with_its_ids_as_texts() -> None:
     page = read(event(comment(via={"channel": "email"}, id=54509304133531)))
 
