@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from service.errors import Permanent, Transient
-from service.zendesk.client import READ, Turn, ZendeskClient
+from service.zendesk.client import READ, TOKEN_PATH, Turn, ZendeskClient
 from service.zendesk.invocations import ListedInvocation, read_invocations, read_sent_body
 from service.zendesk.rules import Trigger, Webhook, read_offered, read_trigger, read_webhook
 
@@ -86,7 +86,7 @@ async def show_scopes(client: ZendeskClient) -> Sequence[str] | None:
     Raises Permanent("credentials_refused") if there is no token with the scopes of the client.
     """
     try:
-        answer = await client.get("/api/v2/oauth/tokens/current.json")
+        answer = await client.get(TOKEN_PATH)
     except Permanent as exc:
         if exc.code == "credentials_refused":  # there is no token
             raise

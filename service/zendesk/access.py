@@ -15,7 +15,7 @@ class FileAccess:
 
     account: Account
     login: Login | None
-    _shown: str | None = field(default=None, repr=False)  # the header of the latest request that had one
+    shown: str | None = field(default=None, repr=False)  # the header of the latest request that had one
 
     def shows(self, hop: URL) -> bool:
         return self.account.holds_file(hop)
@@ -28,19 +28,12 @@ class FileAccess:
             )
         if self.login is None or not self.shows(hop):
             return None
-        self._shown = await self.login.header()
-        return self._shown
+        self.shown = await self.login.header()
+        return self.shown
 
-    async def answered(self, header: str, status: int) -> bool:
-        assert self.login is not None  # noqa: S101 the header came from it
-        if status == 401:
-            return await self.login.refused(header)
-        self.login.accepted(header)
+    async def answered(self, header: str, status: int) -> bool:  # noqa: ARG002 the protocol's signature
+        """Note nothing: a file may be refused to a token that is valid, too, and with the same answers."""
         return False
-
-    async def has_ended(self) -> bool:
-        """Replace the token of the last header; return False without one, or for a fixed token."""
-        return self.login is not None and self._shown is not None and await self.login.refused(self._shown)
 
     def owns(self, hop: URL) -> bool:
         host = (hop.raw_host or "").lower()
@@ -56,6 +49,14 @@ class ApiAccess(FileAccess):
     def shows(self, hop: URL) -> bool:
         url = self.account.url
         return url is not None and hop.origin() == url.origin() and hop.raw_path.startswith("/api/v2/")
+
+    async def answered(self, header: str, status: int) -> bool:
+        """Replace a token that was answered with 401; return False for a fixed one."""
+        assert self.login is not None  # noqa: S101 the header came from it
+        if status == 401:
+            return await self.login.refused(header)
+        self.login.accepted(header)
+        return False
 
 
 @dataclass
@@ -73,11 +74,11 @@ class OriginalAccess(FileAccess):
             raise Permanent("original_not_available", f"{hop.raw_host}: not the address of an original")
         return await super().header(hop)
 
-    async def answered(self, header: str, status: int) -> bool:  # noqa: ARG002 the parent's signature
-        """Leave it to `has_ended`: a token that has ended may be answered with a redirect, too."""
-        return False
-
     async def has_ended(self) -> bool:
-        """Keep a token that nothing accepted yet: it is new, and this address may only be one for browsers."""
-        may_have_ended = self.login is not None and self.login.may_have_ended(self._shown or "")
-        return may_have_ended and await super().has_ended()
+        """Replace the token of the last header; return False without one, or for a fixed token.
+
+        A token that nothing accepted yet is kept: it is new, and this address may only be one for browsers.
+        """
+        if self.login is None or self.shown is None or not self.login.may_have_ended(self.shown):
+            return False
+        return await self.login.refused(self.shown)

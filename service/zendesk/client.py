@@ -6,7 +6,7 @@ https://developer.zendesk.com/api-reference/introduction/requests/
 import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import timedelta
 from enum import Enum, auto
@@ -50,6 +50,8 @@ TOKEN_LIFE_SECONDS = 7200
 WIDE_TOKEN_LIFE_SECONDS = 900
 # A longer answer is parsed in a thread: parsing it takes milliseconds.
 _LONG_BYTES = 256 * 1024
+# The access token of a request, as Zendesk knows it.
+TOKEN_PATH = "/api/v2/oauth/tokens/current.json"  # noqa: S105 no token
 # Zendesk allows ten a minute to all programs of an account.
 EXPORTS_PER_MINUTE = 8
 # After a 429 without a usable Retry-After.
@@ -255,9 +257,9 @@ class ZendeskClient:
             try:
                 file = await stack.enter_async_context(opened())
             except Permanent as exc:
-                # A file's server answers an expired access token with a sign-in page, as it answers no token
-                # at all.
-                if exc.code != "sign_in_page" or not await access.has_ended():
+                if exc.code not in {"sign_in_page", "unauthorized"} or not await self._has_ended(
+                    access.shown
+                ):
                     raise
                 file = await stack.enter_async_context(opened())
             yield file
@@ -314,6 +316,19 @@ class ZendeskClient:
             raise Transient(
                 "token_unavailable", f"Zendesk gives no access token: {why}", counts=False
             ) from None
+
+    async def _has_ended(self, header: str | None) -> bool:
+        """Say whether the token of a file's request has ended; then the next header is another one.
+
+        Only the API tells: a file's server answers an ended token with a sign-in page, as it answers any token for a
+        file that it does not give out. Raises Transient and Permanent.
+        """
+        if header is None or self._login is None or isinstance(self.account.login, FixedToken):
+            return False
+        if await self._login.header() == header:
+            with suppress(Permanent):  # such as a 403: the token is known there
+                await self.get(TOKEN_PATH, turn=Turn.FIRST)
+        return await self._login.header() != header
 
     async def _open_original(
         self, stack: AsyncExitStack, url: URL, limits: Limits, early: timedelta | None

@@ -17,6 +17,7 @@ from service.config.settings import Settings
 from service.errors import HoldfastError, Permanent, Transient
 from service.local.zendesk.account import describe
 from service.local.zendesk.stand_in import Fault, Zendesk
+from service.outbound.responses import Expected, Limits
 from service.resources import Resources, open_resources
 from service.telemetry.metrics import ZENDESK_CALLS
 from service.zendesk.account import Account
@@ -52,6 +53,42 @@ async def test_a_sign_in_page_replaces_an_expired_token(
             zendesk.state.access_tokens.clear()
 
     assert zendesk.state.token_requests == 10
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        Fault(sign_in=True),
+        Fault(status=302, headers={"Location": "/auth/v2/login/signin"}),
+        Fault(status=401, body=b'{"error": "Couldn\'t authenticate you"}'),
+    ],
+    ids=["page", "redirect", "401"],
+)
+async def test_a_file_that_is_refused_to_a_valid_token_ends_no_token(
+    res: Resources, zendesk: Zendesk, refused: Fault
+) -> None:
+    """Without this, each link to such a file in an e-mail costs all others the token that they use."""
+    url = zendesk.add_file("a.pdf", PDF, faults=[refused] * 30)
+    await res.zendesk.current_user()
+    zendesk.state.token_faults.extend([Fault(status=429)] * 30)
+
+    errors = [await file_refusal(res, url) for _ in range(10)]
+    await res.zendesk.current_user()
+
+    assert {type(error) for error in errors} == {Permanent}
+    assert {error.code for error in errors} <= {"sign_in_page", "unauthorized"}
+    assert zendesk.state.token_requests == 1
+
+
+async def test_a_file_waits_where_the_api_cannot_say_whether_the_token_has_ended(
+    res: Resources, zendesk: Zendesk
+) -> None:
+    url = zendesk.add_file("a.pdf", PDF, faults=[Fault(sign_in=True)])
+    zendesk.state.rule_faults["oauth/tokens/current"] = Fault(status=503)
+
+    error = await file_refusal(res, url)
+
+    assert (type(error), error.code) == (Transient, "server_error")
 
 
 async def test_tokens_that_end_early_fail_no_email(
@@ -473,4 +510,12 @@ async def made_calls(zendesk: Zendesk, before: int) -> bool | None:
 async def refusal(res: Resources) -> HoldfastError:
     with pytest.raises(HoldfastError) as refused:
         await res.zendesk.get("/api/v2/users/me.json")
+    return refused.value
+
+
+async def file_refusal(res: Resources, address: str) -> HoldfastError:
+    limits = Limits(max_bytes=1024**2, seconds=20, stall_seconds=20)
+    with pytest.raises(HoldfastError) as refused:
+        async with res.zendesk.file(address, Expected("a.pdf"), limits):
+            pass
     return refused.value
