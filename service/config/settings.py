@@ -13,7 +13,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 from service.config.alerts import AlertSettings
 from service.config.sync import SyncSettings
 from service.config.telemetry import TelemetrySettings
-from service.config.validators import SHORTEST_SECRET, check_url, strong_secret
+from service.config.validators import SHORTEST_SECRET, check_url, credential, strong_secret
 
 # Zendesk signs the "test webhook" of a webhook that does not exist yet with this published secret:
 # https://developer.zendesk.com/documentation/webhooks/verifying/
@@ -259,6 +259,16 @@ class Settings(AlertSettings, TelemetrySettings, SyncSettings):
         if not all(_SEED.fullmatch(each.get_secret_value()) for each in value):
             raise ValueError("must be 64 hexadecimal digits, as `openssl rand -hex 32` prints")
         return value
+
+    @field_validator("zendesk_oauth_client_id", "zendesk_email")
+    @classmethod
+    def _is_a_user(cls, value: str | None) -> str | None:
+        return None if value is None else credential(value)
+
+    @field_validator("zendesk_oauth_client_secret", "zendesk_oauth_token", "zendesk_api_token")
+    @classmethod
+    def _is_a_credential(cls, value: SecretStr | None) -> SecretStr | None:
+        return None if value is None else SecretStr(credential(value.get_secret_value()))
 
     @field_validator("api_token", "api_read_token")
     @classmethod

@@ -6,6 +6,7 @@ import re
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
+from yarl import URL
 
 SHORTEST_SECRET = 16  # characters
 _KEY_BYTES = range(24, 65)
@@ -42,11 +43,23 @@ def strong_secret(value: SecretStr) -> SecretStr:
     return SecretStr(text)
 
 
+def credential(text: str) -> str:
+    """Return a user name or token without surrounding whitespace; raises ValueError if a header cannot carry it."""
+    text = text.strip()
+    if not text:
+        raise ValueError("is blank; copy it from Zendesk, or remove the variable")
+    if not text.isprintable():
+        raise ValueError("has a line end or a control character within; copy it again from Zendesk")
+    return text
+
+
 def check_url(text: str, schemes: tuple[str, ...]) -> None:
     """Raise ValueError unless the text is a URL with one of these schemes, such as "https://"."""
     if not text.startswith(schemes):
         raise ValueError(f"must begin with {' or '.join(schemes)}")
     if not _URL.fullmatch(text):  # the errors of libraries would show parts of it
+        raise ValueError(NOT_A_URL)
+    if text.startswith("http") and not _can_be_parsed(text):
         raise ValueError(NOT_A_URL)
     try:
         parts = urlsplit(text)
@@ -61,6 +74,14 @@ def is_web_url(text: str) -> bool:
     """Return whether the text is a URL of http or https, with a host and a valid port."""
     try:
         parts = urlsplit(text)
-        return bool(_WEB_URL.fullmatch(text) and parts.hostname) and parts.port != 0
+        return bool(_WEB_URL.fullmatch(text) and parts.hostname) and parts.port != 0 and _can_be_parsed(text)
     except ValueError:  # the port is not a number
+        return False
+
+
+def _can_be_parsed(text: str) -> bool:
+    """Say whether the HTTP client can parse a URL: no name server knows a host such as "ü..example"."""
+    try:
+        return bool(URL(text).raw_host)
+    except ValueError:
         return False

@@ -70,7 +70,7 @@ class Account:
 
     def has_host(self, host: str) -> bool:
         """Say whether a host, without a port, belongs to this account."""
-        own = {self.url.host} if self.url else set()
+        own = {self.url.raw_host} if self.url else set()
         return host in own or any(host == each.partition(":")[0] for each in self.hosts)
 
     def holds_file(self, url: URL) -> bool:
@@ -117,7 +117,7 @@ def account_of(settings: Settings) -> Account:
     """Make the account from the settings."""
     url = URL(settings.account_url).origin() if settings.account_url else None
     hosts = tuple(host.lower() for host in settings.zendesk_hosts)
-    own = (url.host or "",) if url else ()
+    own = (url.raw_host or "",) if url else ()
     return Account(
         url,
         hosts,

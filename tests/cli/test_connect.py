@@ -82,6 +82,17 @@ async def test_the_address_has_the_path_prefix_of_the_service(
     assert f"to {expected}." in done.stdout
 
 
+@pytest.mark.parametrize("url", ["https://ü..example", "https://h\\@other.example", "https://[::1", "h"])
+async def test_an_address_that_is_none_is_told_in_one_line(
+    settings: Settings, res: Resources, url: str
+) -> None:
+    done = await typed(settings, "connect", "--plan", "--url", url)
+
+    assert done.returncode == 2
+    assert "--url is not an address such as" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 async def test_a_second_run_changes_nothing_and_a_removal_leaves_nothing(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:

@@ -123,6 +123,13 @@ def test_no_entry_point_starts_with_a_missing_or_wrong_setting(
         ("STORAGE_SIGN_SECONDS", "-1", "greater than or equal to 0"),
         ("STORAGE_SIGN_SECONDS", "604801", "less than or equal to 604800"),
         ("ZENDESK_URL", "acme.zendesk.com", "must begin with https://"),
+        ("ZENDESK_URL", "https://acme\\@hunter2.example", "is not a URL"),
+        ("ZENDESK_URL", "https://hunter2:ü..example", "is not a URL"),
+        ("ZENDESK_URL", "https://ü..example", "is not a URL"),
+        ("PUBLIC_URL", "https://acme\\@hunter2.example", "is not a URL"),
+        ("ALERT_SLACK_URL", "https://hooks\\@hunter2.example", "is not a URL"),
+        ("TIMESTAMP_URL", "https://tsa..ü", "is not a URL"),
+        ("SYNC_URL", "https://erp\\@hunter2.example", "must begin with mongodb://"),
         ("ZENDESK_SUBDOMAIN", "acme.zendesk.com", "pattern"),
         ("ZENDESK_WEBHOOK_SECRETS", f"good,{PUBLIC_TEST_SECRET}", "public test secret"),
         ("DOWNLOAD_HOSTS", ",", "at least 1 item"),
@@ -253,6 +260,29 @@ def test_whitespace_around_a_token_is_removed(read: Read, name: str) -> None:
     settings = read(**{name: " \tsixteen letters.\r\n"})
 
     assert getattr(settings, name.lower()) == SecretStr("sixteen letters.")
+
+
+CLIENT = {"ZENDESK_OAUTH_CLIENT_ID": "holdfast", "ZENDESK_OAUTH_CLIENT_SECRET": "secret"}
+AGENT = {"ZENDESK_EMAIL": "agent@acme.example", "ZENDESK_API_TOKEN": "token"}
+
+
+@pytest.mark.parametrize("credentials", [CLIENT, AGENT, {"ZENDESK_OAUTH_TOKEN": "token"}])
+def test_whitespace_around_credentials_for_zendesk_is_removed(
+    read: Read, credentials: dict[str, str]
+) -> None:
+    """Files and consoles add a line end: it made a header of HTTP that no client sends."""
+    padded = {name: f" \t{value}\r\n" for name, value in credentials.items()}
+
+    assert read(ZENDESK_SUBDOMAIN="acme", **padded) == read(ZENDESK_SUBDOMAIN="acme", **credentials)
+
+
+@pytest.mark.parametrize("name", [*CLIENT, *AGENT, "ZENDESK_OAUTH_TOKEN"])
+@pytest.mark.parametrize(("value", "reason"), [(" \n", "is blank"), ("hunter2\nhunter2", "line end")])
+def test_credentials_that_are_none_are_refused(read: Read, name: str, value: str, reason: str) -> None:
+    with pytest.raises(SettingsError, match=rf"^{name}: .*{reason}") as raised:
+        read(**{**GOOD, **CLIENT, **AGENT, "ZENDESK_SUBDOMAIN": "acme", name: value})
+
+    assert "hunter2" not in str(raised.value)
 
 
 def test_the_read_only_token_differs_from_the_operators_token(read: Read) -> None:

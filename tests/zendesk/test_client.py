@@ -17,10 +17,11 @@ from service.config.settings import Settings
 from service.errors import HoldfastError, Permanent, Transient
 from service.local.zendesk.account import describe
 from service.local.zendesk.stand_in import Fault, Zendesk
+from service.outbound.egress import Egress
 from service.outbound.responses import Expected, Limits
 from service.resources import Resources, open_resources
 from service.telemetry.metrics import ZENDESK_CALLS
-from service.zendesk.account import Account
+from service.zendesk.account import Account, account_of
 from tests.conftest import Client, eventually, serving, working
 from tests.support.files import PDF
 
@@ -482,6 +483,15 @@ def test_credentials_that_end_are_an_alert(settings: Settings, zendesk: Zendesk)
     assert "30 days" in finding.detail
     (fixed,) = find(settings.model_copy(update={**nobody, "zendesk_oauth_token": SecretStr("x" * 40)}))
     assert "nothing renews it" in fixed.detail
+
+
+def test_an_account_at_a_domain_with_other_letters_may_be_asked(settings: Settings) -> None:
+    account = account_of(settings.model_copy(update={"zendesk_url": "https://hilfe.müller.example"}))
+    assert account.url is not None
+
+    Egress(account.download_hosts).check_url(account.url.with_path("/api/v2/users/me.json"))
+
+    assert account.has_host("hilfe.xn--mller-kva.example")
 
 
 def test_an_account_completes_a_path_to_an_address() -> None:
