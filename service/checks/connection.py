@@ -32,8 +32,7 @@ async def _ask(res: Resources) -> Check:
     account = record.account_of(res)
     connection = await res.run(lambda conn: record.read(conn, account))
     if connection is None:
-        made = "webhook and trigger were made by hand: `holdfast connect` adopts and watches them"
-        return Check(NAME, True, made)
+        return await _without_connection(res)
     try:
         found = await drift.check(res, connection)
     except HoldfastError as exc:
@@ -48,6 +47,17 @@ async def _ask(res: Resources) -> Check:
     is_repairable = any(each.code in REPAIRABLE for each in found)
     advice = REPAIR if is_repairable else "docs/troubleshooting.md has what to check, in order"
     return Check(NAME, False, drift.describe(found), advice)
+
+
+async def _without_connection(res: Resources) -> Check:
+    """Warn if web cannot verify any signature."""
+    if await secrets.is_one_known(res):
+        made = "webhook and trigger were made by hand: `holdfast connect` adopts and watches them"
+        return Check(NAME, True, made)
+    unknown = "no signing secret is known: web refuses each webhook until it is"
+    return Check(
+        NAME, None, unknown, "run `holdfast connect`, which keeps it, or set ZENDESK_WEBHOOK_SECRETS"
+    )
 
 
 async def _without_drift(res: Resources, endpoint: str) -> Check:

@@ -125,6 +125,12 @@ async def count_unreadable(res: Resources) -> int:
     return len(rows) - len(await asyncio.to_thread(_decrypt, res.account, rows))
 
 
+async def is_one_known(res: Resources) -> bool:
+    """Say whether the settings have a secret, or one is kept."""
+    account = record.account_of(res)
+    return bool(res.account.secrets or await res.run(lambda conn: _load(conn, account)))
+
+
 async def forget(conn: AsyncConnection, account: str) -> None:
     """Delete all secrets of an account."""
     await conn.execute(delete(SigningSecret).where(SigningSecret.account == account))

@@ -418,6 +418,23 @@ async def test_a_known_secret_stays_when_other_credentials_replace_it_and_a_chec
     assert "holdfast connect" in after.advice
 
 
+async def test_a_check_warns_while_no_signing_secret_is_known(
+    settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
+) -> None:
+    """A person made the webhook, and nothing says at which address: web refuses each request."""
+    by_hand = await check_connection(res)
+    async with without_secret(settings, zendesk) as client:
+        refused = await send(client, "the-secret-that-a-person-saw")
+        without = await check_connection(client.res)
+        await connect(res, client)
+        await database.execute("DELETE FROM connections")
+        known = await check_connection(client.res)
+
+    assert (by_hand.ok, refused, without.ok, known.ok) == (True, 401, None, True)
+    assert "refuses each webhook" in without.found
+    assert "holdfast connect" in without.advice
+
+
 @pytest.mark.parametrize(
     "secret",
     [
