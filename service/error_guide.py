@@ -264,7 +264,7 @@ GROUPS = (
             Advice(
                 "credentials_refused",
                 "Zendesk does not accept the OAuth client.",
-                "Compare ZENDESK_OAUTH_CLIENT_ID and ZENDESK_OAUTH_CLIENT_SECRET with the client in Admin Center.",
+                "The message says what to change. Compare ZENDESK_OAUTH_CLIENT_ID and ZENDESK_OAUTH_CLIENT_SECRET with the client in Admin Center.",
                 can_be_retried=True,
             ),
             Advice(
@@ -275,7 +275,7 @@ GROUPS = (
             Advice(
                 "token_unavailable",
                 "Zendesk gives no access token at the moment.",
-                "Wait: another attempt follows, and no retry is used. Look at Zendesk's status page.",
+                "Wait: another attempt follows, and no retry is used. If it stays, check ZENDESK_SUBDOMAIN, and look at Zendesk's status page.",
             ),
         ),
     ),

@@ -307,7 +307,7 @@ class ZendeskClient:
         try:
             async with asyncio.timeout(TOKEN_SECONDS):
                 async with self._session.post(url, json=asked, allow_redirects=False) as response:
-                    return await read_token(response)
+                    return await read_token(response, self._scope)
         except HoldfastError:
             raise
         except Exception as exc:  # noqa: BLE001 a hostile response may raise from any line of aiohttp

@@ -27,15 +27,19 @@ MOST_PAUSE_SECONDS = 30.0
 _USUAL_LIFE_SECONDS = 1800
 _MOST_TOKEN_BYTES = 64 * 1024
 
+_IDENTIFY = "check ZENDESK_OAUTH_CLIENT_ID and ZENDESK_OAUTH_CLIENT_SECRET"
+_KIND = "it must be of the kind Confidential in Admin Center"
 # Any other error concerns the request and not the client: https://www.rfc-editor.org/rfc/rfc6749#section-5.2
 _OAUTH_ERRORS = {
-    "invalid_client",
-    "invalid_grant",
-    "invalid_request",
-    "invalid_scope",
-    "unauthorized_client",
-    "unsupported_grant_type",
+    "invalid_client": _IDENTIFY,
+    "invalid_grant": _IDENTIFY,
+    "invalid_request": _IDENTIFY,
+    "invalid_scope": "allow the client the scope `{scope}` in Admin Center",
+    "unauthorized_client": _KIND,
+    "unsupported_grant_type": _KIND,
 }
+# Another account, or none, answers there.
+_NO_ACCOUNT = {301, 302, 303, 307, 308, 404}
 
 log = structlog.get_logger()
 
@@ -193,12 +197,17 @@ class ClientLogin:
         self._pause_until = self._clock() + seconds
 
 
-async def read_token(response: aiohttp.ClientResponse) -> Token:
-    """Read the answer of the endpoint of access tokens.
+async def read_token(response: aiohttp.ClientResponse, scope: str) -> Token:
+    """Read the answer of the endpoint of access tokens to the request for one with a scope.
 
     Raises Transient("token_unavailable"), without using up a retry, and Permanent("credentials_refused").
     """
-    return _read_token(response, await _read_up_to(response, _MOST_TOKEN_BYTES))
+    body = await _read_up_to(response, _MOST_TOKEN_BYTES)
+    answer: object = None
+    with suppress(ValueError):
+        answer = json.loads(body)
+    _refuse_client(response, answer, scope)
+    return _read_token(response, answer)
 
 
 def _copy(error: HoldfastError, wait: timedelta | None = None) -> HoldfastError:
@@ -218,19 +227,23 @@ async def _read_up_to(response: aiohttp.ClientResponse, most: int) -> bytes:
     return bytes(body)
 
 
-def _read_token(response: aiohttp.ClientResponse, body: bytes) -> Token:
-    status = response.status
-    answer: object = None
-    with suppress(ValueError):
-        answer = json.loads(body)
+def _refuse_client(response: aiohttp.ClientResponse, answer: object, scope: str) -> None:
+    """Raise Permanent("credentials_refused") if the answer concerns the client, with advice."""
     error = answer.get("error") if isinstance(answer, dict) else None
-    if status == 401 or (400 <= status < 500 and error in _OAUTH_ERRORS):
-        refused = f"{response.url.raw_host} answered {status} to the OAuth client"
-        advice = "check ZENDESK_OAUTH_CLIENT_ID and ZENDESK_OAUTH_CLIENT_SECRET"
-        raise Permanent("credentials_refused", f"{refused}: {advice}")
+    advice = _OAUTH_ERRORS.get(error) if isinstance(error, str) and 400 <= response.status < 500 else None
+    if advice is None and response.status == 401:
+        advice = _IDENTIFY
+    if advice is not None:
+        refused = f"{response.url.raw_host} answered {response.status} to the OAuth client"
+        raise Permanent("credentials_refused", f"{refused}: {advice.format(scope=scope)}")
+
+
+def _read_token(response: aiohttp.ClientResponse, answer: object) -> Token:
+    status = response.status
+    where = ": check ZENDESK_SUBDOMAIN (or ZENDESK_URL)" if status in _NO_ACCOUNT else ""
     unavailable = Transient(
         "token_unavailable",
-        f"{response.url.raw_host} answered {status} instead of giving an access token",
+        f"{response.url.raw_host} answered {status} instead of giving an access token{where}",
         parse_retry_after(response.headers.get("Retry-After", "")),
         counts=False,
     )

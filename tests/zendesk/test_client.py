@@ -154,6 +154,32 @@ async def test_an_unexpected_response_is_not_a_token(
     assert (type(error), error.code) == (Transient, "token_unavailable")
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "code", "advice"),
+    [
+        (401, b'{"error": "invalid_client"}', "credentials_refused", "check ZENDESK_OAUTH_CLIENT_ID and"),
+        (401, b"", "credentials_refused", "check ZENDESK_OAUTH_CLIENT_ID and"),
+        (400, b'{"error": "invalid_scope"}', "credentials_refused", "allow the client the scope `read`"),
+        (400, b'{"error": "unauthorized_client"}', "credentials_refused", "of the kind Confidential"),
+        (404, b"<html>No help desk</html>", "token_unavailable", "check ZENDESK_SUBDOMAIN"),
+        (301, b"", "token_unavailable", "check ZENDESK_SUBDOMAIN"),
+        (503, b'{"error": "invalid_scope"}', "token_unavailable", "instead of giving an access token"),
+    ],
+)
+async def test_a_refused_token_says_what_to_do(
+    settings: Settings, zendesk: Zendesk, status: int, body: bytes, code: str, advice: str
+) -> None:
+    zendesk.state.token_faults.append(
+        Fault(status=status, headers={"Location": "https://acme2.example/"}, body=body)
+    )
+    async with open_resources(settings) as res:
+        error = await refusal(res)
+
+    assert error.code == code
+    assert advice in error.message
+    assert ("CLIENT_ID" in error.message) == ("CLIENT_ID" in advice)
+
+
 async def test_no_error_shows_the_secret_or_the_token(settings: Settings, zendesk: Zendesk) -> None:
     secret = zendesk.state.client_secret
     echo = Fault(status=500, body=f"you sent {secret}".encode())
