@@ -131,8 +131,8 @@ class ClientLogin:
     async def refused(self, header: str) -> bool:
         """Fetch another token, once for all requests that got the 401.
 
-        A token that no request was accepted with is only replaced after a growing pause: then the token is
-        probably not the cause. Raises Transient during that pause, and as `header`.
+        If no request was accepted with the token nor with the one before it, another one comes after a growing pause:
+        the token is probably not the cause. Raises Transient during that pause, as `header` does.
         """
         if self._token is None or header == self._token.header:
             if self._token is not None and not self._is_proved:
@@ -185,10 +185,9 @@ class ClientLogin:
             self._fetching = None
 
     def _pause_before_another(self) -> None:
-        left = self._pause_until - self._clock()
-        if left > 0:
+        if self._failures:
             refused = "Zendesk refuses the access token that it has just given"
-            raise Transient("token_refused", refused, timedelta(seconds=left))
+            self._failure = Transient("token_refused", refused)
         self._pause()
 
     def _pause(self) -> None:
@@ -212,7 +211,8 @@ async def read_token(response: aiohttp.ClientResponse, scope: str) -> Token:
 
 def _copy(error: HoldfastError, wait: timedelta | None = None) -> HoldfastError:
     if isinstance(error, Transient):
-        return Transient(error.code, error.message, wait or error.retry_after, counts=error.counts)
+        pause = error.retry_after if wait is None else wait
+        return Transient(error.code, error.message, pause, counts=error.counts)
     return Permanent(error.code, error.message)
 
 

@@ -1,6 +1,7 @@
 """Access tokens are renewed before they end, once for all requests, and without a wait."""
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
@@ -155,6 +156,32 @@ async def test_tokens_that_are_refused_at_once_are_replaced_ever_more_slowly() -
 
     assert errors == {("token_refused", True)}
     assert office.given < 20
+
+
+async def test_a_token_that_is_refused_at_once_is_not_shown_again_meanwhile() -> None:
+    """As for a user who is suspended: each e-mail would cost further answers of 401."""
+    office = Office()
+
+    shown, waits = 0, []
+    for _ in range(1000):
+        try:
+            header = await office.login.header()
+            shown += 1
+            await office.login.refused(header)
+        except Transient as exc:
+            waits.append(exc.retry_after)
+            office.now += 0.1
+    for _ in range(100):  # many requests are under way with one token
+        with suppress(Transient):
+            await office.login.refused(f"Bearer {office.given}")
+
+    assert shown < 20
+    assert office.given < 20
+    assert all(wait is not None and wait <= timedelta(seconds=30) for wait in waits)
+    office.now += 30
+    header = await office.login.header()
+    office.login.accepted(header)
+    assert await office.login.header() == header
 
 
 async def test_a_cancelled_request_does_not_cancel_the_token_of_others() -> None:
