@@ -129,8 +129,7 @@ def _print(ledger: "Ledger", day: date | None) -> None:
         for sentence in account.sentences:
             print_line(sentence)
     if ledger.api_use:
-        use = ledger.api_use
-        print_facts([("calls", f"{number(use.used)} in this minute, {number(use.remaining)} left")])
+        print_facts([("calls", ledger.api_use.sentence)])
     click.echo()
     print_table(DAY_COLUMNS, (_row(day) for day in ledger.days))
     if ledger.next_before:

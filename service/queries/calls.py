@@ -47,8 +47,10 @@ class ApiUseView(View):
     @property
     def sentence(self) -> str:
         """The use in a few words, as pages and commands show it."""
-        of_budget = f" of {number(self.budget)}" if self.limit else ""
         put_off = f", {number(self.waiting)} put off" if self.waiting else ""
+        if not self.limit and self.remaining <= 0:
+            return f"paused, as Zendesk asked for it{put_off}"
+        of_budget = f" of {number(self.budget)}" if self.limit else ""
         return f"{number(self.used)}{of_budget} in this minute{put_off}{self.slowed}"
 
     @property

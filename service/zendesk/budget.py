@@ -37,6 +37,7 @@ from service.zendesk.rate_limit import (
 EXPORTS = "exports"
 # Of any plan: at most 2,500. A header could say anything.
 MOST_LIMIT = 1_000_000
+_REFUSED = "Zendesk's API takes no more requests for now"
 # An account that refused an original is asked for one again after this time.
 NO_ORIGINALS = timedelta(days=1)
 
@@ -243,7 +244,7 @@ def pause_seconds(seconds: float) -> float:
     return min(max(seconds, 1), MOST_PAUSE_SECONDS)
 
 
-def rate_limited(seconds: float, reason: str = "Zendesk's API takes no more requests for now") -> Transient:
+def rate_limited(seconds: float, reason: str = _REFUSED) -> Transient:
     """Return the error of a call that has to wait; it uses up no retry."""
     return Transient("rate_limited", reason, timedelta(seconds=seconds), counts=False)
 
@@ -322,7 +323,10 @@ def _wait(row: Row[Any], before: int) -> Wait:
 def _reason(taken: Taken) -> str:
     if taken.is_paced:
         return "Few calls are left of Zendesk's minute, for all programs together"
-    return f"The {taken.budget} calls a minute that ZENDESK_CALLS_PERCENT allows are used up"
+    if taken.calls_per_minute is None:
+        return _REFUSED
+    used_up = f"The {taken.budget} calls a minute that ZENDESK_CALLS_PERCENT allows are used up"
+    return f"{used_up}, or Zendesk asked for a pause"
 
 
 @contextmanager

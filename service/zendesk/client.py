@@ -312,9 +312,10 @@ class ZendeskClient:
             raise
         except Exception as exc:  # noqa: BLE001 a hostile response may raise from any line of aiohttp
             # Without the cause: its text or its frames may show the secret.
-            why = translate(exc, url).code
+            why = f"{translate(exc, url).code} at {url.raw_host}"
+            advice = "check ZENDESK_SUBDOMAIN (or ZENDESK_URL), and that this host may reach it"
             raise Transient(
-                "token_unavailable", f"Zendesk gives no access token: {why}", counts=False
+                "token_unavailable", f"Zendesk gives no access token: {why}; {advice}", counts=False
             ) from None
 
     async def _has_ended(self, header: str | None) -> bool:

@@ -55,6 +55,14 @@ async def test_the_use_of_this_minute_is_shown(
     assert await metric(client, "holdfast_zendesk_budget_remaining") == remaining
 
 
+async def test_a_pause_is_no_number_of_calls_while_the_limit_is_unknown(
+    client: Server, database: asyncpg.Connection
+) -> None:
+    await insert_use(client, database, 400_003, None, "5 minutes")
+
+    assert "Calls to Zendesk paused, as Zendesk asked for it, 3 put off" in words_of(await read(client, "/"))
+
+
 async def test_slowed_calls_are_shown(
     client: Server, database: asyncpg.Connection, settings: Settings, res: Resources
 ) -> None:

@@ -167,6 +167,24 @@ async def test_a_pause_of_one_process_holds_for_all(
     assert resumed.granted == 3
 
 
+@pytest.mark.parametrize("limit", [None, 700])
+async def test_a_pause_is_not_told_as_used_up_calls_of_ours(
+    processes: Sequence[Batcher], limit: int | None
+) -> None:
+    """Another program may have used them: a higher ZENDESK_CALLS_PERCENT would make it worse."""
+    budget = budgets_of(processes)[0]
+    await budget.note_limit(limit or 0)
+    await budget.pause(500)
+
+    with pytest.raises(Transient) as put_off:
+        await budget.take()
+
+    assert "Zendesk" in put_off.value.message
+    assert ("ZENDESK_CALLS_PERCENT" in put_off.value.message) == (limit is not None)
+    assert "400000" not in put_off.value.message
+    assert "asked for a pause" in put_off.value.message or limit is None
+
+
 async def test_a_later_pause_does_not_shorten_an_earlier_one(processes: Sequence[Batcher]) -> None:
     budgets = budgets_of(processes)
     await asyncio.gather(*(budget.pause(seconds) for budget in budgets for seconds in (5, 500, 20)))

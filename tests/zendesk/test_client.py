@@ -180,6 +180,16 @@ async def test_a_refused_token_says_what_to_do(
     assert ("CLIENT_ID" in error.message) == ("CLIENT_ID" in advice)
 
 
+async def test_an_address_that_nobody_answers_at_is_named(settings: Settings) -> None:
+    away = settings.model_copy(update={"zendesk_url": "http://127.0.0.1:1"})
+    async with open_resources(away) as res:
+        error = await refusal(res)
+
+    assert (error.code, type(error)) == ("token_unavailable", Transient)
+    assert "connection_failed at 127.0.0.1" in error.message
+    assert "check ZENDESK_SUBDOMAIN" in error.message
+
+
 async def test_no_error_shows_the_secret_or_the_token(settings: Settings, zendesk: Zendesk) -> None:
     secret = zendesk.state.client_secret
     echo = Fault(status=500, body=f"you sent {secret}".encode())
