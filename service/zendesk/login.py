@@ -17,6 +17,7 @@ import structlog
 
 from service.errors import HoldfastError, Permanent, Transient
 from service.outbound.backoff import parse_retry_after
+from service.zendesk import rate_limit
 
 # The share of a token's lifetime before its renewal; the old token stays valid meanwhile.
 RENEW_AFTER = 0.8
@@ -173,7 +174,7 @@ class ClientLogin:
             token = await self._fetch()
         except HoldfastError as exc:
             self._failure = exc
-            self._pause()
+            self._pause(exc.retry_after if isinstance(exc, Transient) else None)
             log.warning("token_not_renewed", code=exc.code)
             raise
         else:
@@ -190,8 +191,11 @@ class ClientLogin:
             self._failure = Transient("token_refused", refused)
         self._pause()
 
-    def _pause(self) -> None:
+    def _pause(self, asked: timedelta | None = None) -> None:
+        """Pause longer after each failure, or for the time that Zendesk asked for."""
         seconds = min(MOST_PAUSE_SECONDS, PAUSE_SECONDS * 2**self._failures)
+        if asked is not None:
+            seconds = max(seconds, min(asked.total_seconds(), rate_limit.MOST_PAUSE_SECONDS))
         self._failures = min(self._failures + 1, 16)
         self._pause_until = self._clock() + seconds
 

@@ -8,6 +8,7 @@ import pytest
 
 from service.errors import HoldfastError, Permanent, Transient
 from service.zendesk.login import ClientLogin, Token
+from service.zendesk.rate_limit import MOST_PAUSE_SECONDS
 
 LIFE = 300.0
 
@@ -17,7 +18,7 @@ class Office:
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self.given = 0
+        self.asked = self.given = 0
         self.under_way = self.most_under_way = 0
         self.error: HoldfastError | None = None
         self.opened = asyncio.Event()
@@ -25,6 +26,7 @@ class Office:
         self.login = ClientLogin(self.fetch, lambda: self.now)
 
     async def fetch(self) -> Token:
+        self.asked += 1
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
@@ -131,6 +133,34 @@ async def test_an_error_during_a_pause_tells_how_long_to_wait() -> None:
 
     assert waits.value.retry_after is not None
     assert timedelta(0) < waits.value.retry_after <= timedelta(seconds=30)
+
+
+async def test_no_token_is_asked_for_before_the_time_that_zendesk_names() -> None:
+    office = Office()
+    office.error = Transient("token_unavailable", "too many", timedelta(seconds=90), counts=False)
+
+    for _ in range(89):
+        with pytest.raises(Transient) as waits:
+            await office.login.header()
+        assert waits.value.retry_after is not None
+        assert waits.value.retry_after + timedelta(seconds=office.now - 1000) == timedelta(seconds=90)
+        office.now += 1
+    asked, office.error = office.asked, None
+    office.now += 2
+
+    assert (asked, await office.login.header()) == (1, "Bearer 1")
+
+
+async def test_a_pause_without_end_is_bounded() -> None:
+    office = Office()
+    office.error = Transient("token_unavailable", "too many", timedelta(days=1), counts=False)
+    with pytest.raises(Transient):
+        await office.login.header()
+
+    office.error = None
+    office.now += MOST_PAUSE_SECONDS
+
+    assert await office.login.header() == "Bearer 1"
 
 
 async def test_an_unknown_client_is_a_permanent_error() -> None:
