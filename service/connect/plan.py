@@ -46,6 +46,7 @@ class Standing:
     scopes: Sequence[str] | None
     webhook: Webhook | None
     unfit: Webhook | None  # one with our address or the recorded one, which triggers cannot notify
+    spare_webhooks: Sequence[Webhook]  # others with our address, which triggers may notify
     trigger: Trigger | None
     spare_triggers: Sequence[Trigger]  # others that notify our webhook
     clauses: Clauses  # those that we want
@@ -104,14 +105,17 @@ async def look(res: Resources, client: ZendeskClient, wish: Wish) -> Standing:
     if isinstance(res.account.login, OAuthClient):
         scopes = await _scopes(client)
     try:
-        webhook, unfit = _choose_webhook(await calls.list_webhooks(client), wish.endpoint, recorded)
+        webhooks = await calls.list_webhooks(client)
+        webhook, unfit, spare_webhooks = _choose_webhook(webhooks, wish.endpoint, recorded)
         triggers = await calls.list_triggers(client)
         offered = await calls.show_offered_channels(client) if wish.condition == "mail" else None
     except Permanent as exc:
         raise _explained(exc, role) from exc
     trigger, spare = _choose_trigger(triggers, webhook, recorded)
     clauses, not_offered = wanted_clauses(wish.condition, offered)
-    return Standing(user_id, role, scopes, webhook, unfit, trigger, spare, clauses, not_offered, recorded)
+    return Standing(
+        user_id, role, scopes, webhook, unfit, spare_webhooks, trigger, spare, clauses, not_offered, recorded
+    )
 
 
 async def identify(res: Resources) -> tuple[int, str]:
@@ -139,8 +143,8 @@ async def _scopes(client: ZendeskClient) -> Sequence[str] | None:
 
 def _choose_webhook(
     webhooks: Sequence[Webhook], endpoint: str, recorded: RecordedConnection | None
-) -> tuple[Webhook | None, Webhook | None]:
-    """Return our webhook, the recorded one or an active one with our address; and one that triggers cannot notify."""
+) -> tuple[Webhook | None, Webhook | None, Sequence[Webhook]]:
+    """Return our webhook, the recorded one or an active one with our address; one that triggers cannot notify; the others."""
     known = recorded.webhook_id if recorded else None
     found = [each for each in webhooks if each.id == known or is_same_address(each.endpoint, endpoint)]
     found.sort(key=lambda each: (each.id != known, not each.is_active, each.id))
@@ -148,7 +152,7 @@ def _choose_webhook(
         [each for each in found if each.is_notified],
         [each for each in found if not each.is_notified],
     )
-    return next(iter(fit), None), next(iter(unfit), None)
+    return next(iter(fit), None), next(iter(unfit), None), [each for each in fit[1:] if each.is_active]
 
 
 def _choose_trigger(
@@ -214,6 +218,11 @@ def _notes(standing: Standing) -> Sequence[str]:
     if standing.unfit is not None:
         named = _named(standing.unfit.name, standing.unfit.id)
         notes.append(f"No trigger can notify the webhook {named}, and it is left as it is.")
+    notes += [
+        f"The webhook {_named(spare.name, spare.id)} has this address too, and is left as it is: with a trigger of its own,"
+        " each e-mail is announced twice."
+        for spare in standing.spare_webhooks
+    ]
     notes += [
         f"The trigger {_named(spare.title, spare.id)} notifies the webhook too, and is left as it is."
         for spare in standing.spare_triggers

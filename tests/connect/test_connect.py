@@ -1,5 +1,6 @@
 """Connecting: from an empty account to the first kept e-mail, and nothing more the second time."""
 
+import asyncio
 import json
 
 import asyncpg
@@ -142,6 +143,22 @@ async def test_a_trigger_that_does_other_things_is_adopted_only_if_it_is_recorde
     assert any("is left as it is" in note for note in made.notes)
     assert mixed.fields["actions"] == actions
     assert len(zendesk.state.rules.triggers) == 2
+
+
+async def test_two_connections_at_once_are_told_by_the_next_run(
+    settings: Settings, zendesk: Zendesk, res: Resources
+) -> None:
+    """Each makes a webhook and a trigger: all e-mails are announced twice, and kept once."""
+    async with without_secret(settings, zendesk) as client:
+        await asyncio.gather(connect(res, client), connect(res, client))
+        again = await plan(res, client)
+
+    assert len(zendesk.state.rules.webhooks) == 2
+    recorded = again.standing.recorded
+    (other,) = {*zendesk.state.rules.webhooks} - {recorded and recorded.webhook_id}
+    (note,) = again.notes
+    assert other in note
+    assert "announced twice" in note
 
 
 async def test_a_condition_that_the_account_does_not_offer_is_left_out_and_said(
