@@ -32,39 +32,39 @@ async def _ask(res: Resources) -> Check:
     account = record.account_of(res)
     connection = await res.run(lambda conn: record.read(conn, account))
     if connection is None:
-        return await _without_connection(res)
+        made = "webhook and trigger were made by hand: `holdfast connect` adopts and watches them"
+        return await _warn_of_secrets(res) or Check(NAME, True, made)
     try:
         found = await drift.check(res, connection)
     except HoldfastError as exc:
         if exc.code.startswith("database_"):
             raise
-        if exc.code != "forbidden":
-            return Check(NAME, None, f"Zendesk does not tell: {exc.message}", "see zendesk")
-        shown = "Zendesk does not show webhook and trigger to these credentials"
-        return Check(NAME, None, shown, "only an administrator's credentials can watch them for changes")
+        return await _warn_of_secrets(res) or _unwatched(exc)
     if not found:
-        return await _without_drift(res, connection.endpoint)
+        right = f"webhook and trigger are as they should be: {connection.endpoint}"
+        return await _warn_of_secrets(res) or Check(NAME, True, right)
     is_repairable = any(each.code in REPAIRABLE for each in found)
     advice = REPAIR if is_repairable else "docs/troubleshooting.md has what to check, in order"
     return Check(NAME, False, drift.describe(found), advice)
 
 
-async def _without_connection(res: Resources) -> Check:
-    """Warn if web cannot verify any signature."""
-    if await secrets.is_one_known(res):
-        made = "webhook and trigger were made by hand: `holdfast connect` adopts and watches them"
-        return Check(NAME, True, made)
-    unknown = "no signing secret is known: web refuses each webhook until it is"
-    return Check(
-        NAME, None, unknown, "run `holdfast connect`, which keeps it, or set ZENDESK_WEBHOOK_SECRETS"
-    )
+def _unwatched(error: HoldfastError) -> Check:
+    if error.code != "forbidden":
+        return Check(NAME, None, f"Zendesk does not tell: {error.message}", "see zendesk")
+    hidden = "Zendesk does not show webhook and trigger to these credentials"
+    return Check(NAME, None, hidden, "only an administrator's credentials can watch them for changes")
 
 
-async def _without_drift(res: Resources, endpoint: str) -> Check:
-    """Warn if signing secrets cannot be decrypted."""
+async def _warn_of_secrets(res: Resources) -> Check | None:
+    """Warn if signing secrets cannot be decrypted, or web has none: then it cannot verify Zendesk's webhooks."""
     if lost := await secrets.count_unreadable(res):
         unreadable = f"{counted(lost, 'signing secret')} cannot be decrypted: the credentials were changed"
         return Check(
             NAME, None, unreadable, "run `holdfast connect` with the credentials of an administrator"
         )
-    return Check(NAME, True, f"webhook and trigger are as they should be: {endpoint}")
+    if not await secrets.is_one_known(res):
+        unknown = "no signing secret is known: web refuses each webhook until it is"
+        return Check(
+            NAME, None, unknown, "run `holdfast connect`, which keeps it, or set ZENDESK_WEBHOOK_SECRETS"
+        )
+    return None

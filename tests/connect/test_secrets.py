@@ -429,10 +429,31 @@ async def test_a_check_warns_while_no_signing_secret_is_known(
         await connect(res, client)
         await database.execute("DELETE FROM connections")
         known = await check_connection(client.res)
+        others = {"zendesk_oauth_client_secret": SecretStr("another-client-secret")}
+        async with open_resources(client.res.settings.model_copy(update=others)) as other:
+            unreadable = await check_connection(other)
 
     assert (by_hand.ok, refused, without.ok, known.ok) == (True, 401, None, True)
     assert "refuses each webhook" in without.found
     assert "holdfast connect" in without.advice
+    assert (unreadable.ok, "cannot be decrypted" in unreadable.found) == (None, True)
+
+
+@pytest.mark.parametrize("status", [403, 503])
+async def test_a_check_warns_of_changed_credentials_also_if_these_see_no_webhook(
+    settings: Settings, zendesk: Zendesk, res: Resources, status: int
+) -> None:
+    """As after a change from an API token of an administrator to an OAuth client of an agent."""
+    async with without_secret(settings, zendesk) as client:
+        await connect(res, client)
+    zendesk.state.client_secret = "another-client-secret"
+    zendesk.state.rule_faults.update(dict.fromkeys(("webhooks", "webhook"), Fault(status=status)))
+    others = {"zendesk_oauth_client_secret": SecretStr("another-client-secret")}
+    async with without_secret(settings.model_copy(update=others), zendesk) as client:
+        check = await check_connection(client.res)
+
+    assert (check.ok, "cannot be decrypted" in check.found) == (None, True)
+    assert "holdfast connect" in check.advice
 
 
 @pytest.mark.parametrize(
