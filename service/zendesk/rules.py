@@ -384,7 +384,7 @@ def _placeholder(text: str) -> str:
 
 def _address(text: str) -> tuple[str, str, int | None, str, str] | None:
     try:
-        url = URL(text.strip(), encoded=True)
+        url = URL(text.strip())
         path = "/".join(part for part in url.raw_path.split("/") if part)
         return url.scheme.lower(), (url.raw_host or "").lower(), url.port, path, url.raw_query_string
     except ValueError:

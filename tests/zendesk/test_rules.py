@@ -110,6 +110,18 @@ def test_addresses_are_compared_by_meaning(other: str, expected: bool) -> None: 
     assert is_same_address(ENDPOINT, other) is expected
 
 
+@pytest.mark.parametrize(
+    ("typed", "sent"),
+    [
+        ("https://müller.example/webhooks/zendesk", "https://xn--mller-kva.example/webhooks/zendesk"),
+        ("https://h.example/é/webhooks/zendesk", "https://h.example/%C3%A9/webhooks/zendesk"),
+    ],
+)
+def test_an_address_is_the_same_as_a_person_typed_it_and_as_it_is_sent(typed: str, sent: str) -> None:
+    assert is_same_address(typed, sent)
+    assert is_same_address(typed, endpoint_of(typed))
+
+
 def test_what_we_make_has_no_drift() -> None:
     made = webhook_json(ENDPOINT)["webhook"]
     assert isinstance(made, dict)
