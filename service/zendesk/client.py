@@ -108,8 +108,11 @@ class ZendeskClient:
         exports: Budget | None = None,
         *,
         scope: str = READ,
+        waits: bool = True,
     ) -> None:
+        """Without `waits`, calls are counted in the budget, and made also where it is used up."""
         self.account = account
+        self._waits = waits
         self._scope = scope
         self._session = session
         self._egress = egress
@@ -193,8 +196,13 @@ class ZendeskClient:
 
     @asynccontextmanager
     async def with_scope(self, scope: str) -> AsyncIterator["ZendeskClient"]:
-        """Yield a client whose access token has another scope; a fixed token has the scope that it has."""
-        client = ZendeskClient(self.account, self._session, self._egress, self._budget, scope=scope)
+        """Yield a client whose access token has another scope; a fixed token has the scope that it has.
+
+        It is for a command of a person, which makes few calls: they do not wait for those of a backlog.
+        """
+        client = ZendeskClient(
+            self.account, self._session, self._egress, self._budget, scope=scope, waits=False
+        )
         try:
             yield client
         finally:
@@ -402,7 +410,8 @@ class ZendeskClient:
         """
         async with self._calls if turn is Turn.IN_ORDER else nullcontext():
             if turn is not Turn.AT_ONCE:
-                await self._take(reserve)
+                with nullcontext() if self._waits else suppress(Transient):
+                    await self._take(reserve)
             sent_at = monotonic()
             try:
                 answer, headers = await self._observed(url, call)

@@ -18,6 +18,7 @@ from service.zendesk.rules import BODY
 from tests.conftest import working
 from tests.support.connecting import connect, plan, trigger_of, webhook_of, without_secret, writes
 from tests.support.files import PDF
+from tests.support.source import use_budget
 
 
 async def test_an_empty_account_is_connected_and_its_first_email_kept(
@@ -143,6 +144,20 @@ async def test_a_trigger_that_does_other_things_is_adopted_only_if_it_is_recorde
     assert any("is left as it is" in note for note in made.notes)
     assert mixed.fields["actions"] == actions
     assert len(zendesk.state.rules.triggers) == 2
+
+
+async def test_a_connection_is_made_while_the_calls_of_workers_are_used_up(
+    settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
+) -> None:
+    """Workers take each minute's calls first, for as long as they have a backlog: there might never be one left."""
+    await use_budget(database, settings, 2.0)
+    async with without_secret(settings, zendesk) as client:
+        await connect(res, client)
+        with pytest.raises(Transient) as waiting:
+            await res.zendesk.get("/api/v2/users/me.json")
+
+    assert trigger_of(zendesk).active
+    assert waiting.value.code == "rate_limited"
 
 
 async def test_two_connections_at_once_are_told_by_the_next_run(
