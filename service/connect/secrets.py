@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import NamedTuple
@@ -23,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.config.settings import PUBLIC_TEST_SECRET
 from service.config.validators import SHORTEST_SECRET
 from service.connect import calls, record
+from service.connect.plan import identify
 from service.errors import HoldfastError, Permanent, Transient
 from service.postgres.engine import transaction
 from service.postgres.source_tables import SigningSecret
@@ -231,7 +233,7 @@ class _Ours(NamedTuple):
     """The signs of a webhook that is ours: its address, or its id."""
 
     endpoints: Sequence[str]
-    ids: Collection[str]
+    ids: AbstractSet[str]
 
     def has(self, webhook: Webhook) -> bool:
         return webhook.id in self.ids or any(is_same_address(webhook.endpoint, own) for own in self.endpoints)
@@ -255,6 +257,9 @@ async def _fetch(res: Resources, signs: _Ours) -> bool:
     are few, and all webhooks wait for them; so they do not wait for the calls of e-mails.
     """
     webhooks, are_all = await calls.list_webhooks_if_all(res.zendesk, turn=Turn.AT_ONCE)
+    if are_all and not signs.ids <= {each.id for each in webhooks}:
+        _, role = await identify(res)
+        are_all = role == "admin"  # others may only not be shown the webhook
     ours = [each for each in webhooks if signs.has(each)]
     ours.sort(key=lambda each: each.id not in signs.ids)
     secrets = {}

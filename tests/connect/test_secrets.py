@@ -183,6 +183,22 @@ async def test_an_odd_list_of_webhooks_ends_no_secret(
     assert (stranger, honest) == (503, 200)
 
 
+async def test_an_empty_list_for_others_than_administrators_ends_no_secret(
+    settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
+) -> None:
+    """A person lowers the role after connecting, as the documents say; a stranger's request causes the fetch."""
+    async with without_secret(settings, zendesk) as client:
+        await connect(res, client)
+        await allow_fetch(database)
+        body = b'{"webhooks": [], "meta": {"has_more": false}}'
+        zendesk.state.rule_faults["webhooks"] = Fault(status=200, body=body)
+        zendesk.state.users[1001]["role"] = "agent"
+        stranger = await send(client, random.token_urlsafe(32))
+        honest = await send(client, webhook_of(zendesk).secret)
+
+    assert (stranger, honest) == (503, 200)
+
+
 @pytest.mark.parametrize("answer", [Fault(status=404), Fault(status=200, body=b'{"signing_secret": 7}')])
 async def test_an_answer_without_a_secret_keeps_the_known_one(
     settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection, answer: Fault
