@@ -93,6 +93,17 @@ async def test_an_address_that_is_none_is_told_in_one_line(
     assert "Traceback" not in done.stderr
 
 
+async def test_a_refusal_by_the_rate_limit_says_what_to_do(
+    settings: Settings, zendesk: Zendesk, res: Resources
+) -> None:
+    zendesk.state.rule_faults["triggers"] = Fault(status=429, headers={"Retry-After": "30"})
+    done = await typed(settings, "connect", "--plan", "--url", "https://holdfast.acme.example")
+
+    assert done.returncode == 1
+    assert "Zendesk's API takes no more requests for now" in done.stderr
+    assert "in a minute" in done.stderr
+
+
 async def test_a_second_run_changes_nothing_and_a_removal_leaves_nothing(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
