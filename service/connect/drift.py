@@ -73,8 +73,8 @@ async def check(res: Resources, connection: RecordedConnection) -> Sequence[Drif
 
 
 async def find(res: Resources, connection: RecordedConnection) -> Sequence[Drift]:
-    """Return the drift of a connection, with at most seven calls."""
-    client, webhook_id = res.zendesk, connection.webhook_id
+    """Return the drift of a connection, with at most seven calls: during a backlog they do not wait for those of e-mails."""
+    client, webhook_id = res.zendesk.urgent(), connection.webhook_id
     webhook = await calls.show_webhook(client, webhook_id)
     drift = webhook_drift(webhook, connection.endpoint)
     trigger = await calls.show_trigger(client, connection.trigger_id)
@@ -84,7 +84,7 @@ async def find(res: Resources, connection: RecordedConnection) -> Sequence[Drift
     drift += trigger_drift(trigger, webhook_id, clauses)
     if webhook is not None:
         try:
-            await _look_at_invocations(res, connection, drift)
+            await _look_at_invocations(res, client, connection, drift)
         except HoldfastError as exc:
             if not drift:
                 raise
@@ -93,10 +93,11 @@ async def find(res: Resources, connection: RecordedConnection) -> Sequence[Drift
     return drift
 
 
-async def _look_at_invocations(res: Resources, connection: RecordedConnection, drift: list[Drift]) -> None:
+async def _look_at_invocations(
+    res: Resources, client: ZendeskClient, connection: RecordedConnection, drift: list[Drift]
+) -> None:
     """Add the facts of the newest invocations."""
-    client, webhook_id = res.zendesk, connection.webhook_id
-    invocations = await calls.list_invocations(client, webhook_id)
+    invocations = await calls.list_invocations(client, connection.webhook_id)
     # What was sent before a repair says nothing about the present.
     since = max(connection.now - RECENT, connection.connected_at)
     drift += failures([each for each in invocations if each.completed_at >= since])
@@ -105,7 +106,7 @@ async def _look_at_invocations(res: Resources, connection: RecordedConnection, d
     ]
     if delivered:
         drift += missing_delivery(delivered[0], await res.run(newest_webhook))
-        drift += await _find_bad_body(client, webhook_id, delivered[:BODIES])
+        drift += await _find_bad_body(client, connection.webhook_id, delivered[:BODIES])
 
 
 def failures(invocations: Sequence[ListedInvocation]) -> list[Drift]:

@@ -7,6 +7,7 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
+from copy import copy
 from dataclasses import replace
 from datetime import timedelta
 from enum import Enum, auto
@@ -108,11 +109,9 @@ class ZendeskClient:
         exports: Budget | None = None,
         *,
         scope: str = READ,
-        waits: bool = True,
     ) -> None:
-        """Without `waits`, calls are counted in the budget, and made also where it is used up."""
         self.account = account
-        self._waits = waits
+        self._waits = True
         self._scope = scope
         self._session = session
         self._egress = egress
@@ -200,13 +199,17 @@ class ZendeskClient:
 
         It is for a command of a person, which makes few calls: they do not wait for those of a backlog.
         """
-        client = ZendeskClient(
-            self.account, self._session, self._egress, self._budget, scope=scope, waits=False
-        )
+        client = ZendeskClient(self.account, self._session, self._egress, self._budget, scope=scope)
         try:
-            yield client
+            yield client.urgent()
         finally:
             await client.close()
+
+    def urgent(self) -> "ZendeskClient":
+        """Return this client for a few calls that are counted in the budget, and made also where it is used up."""
+        client = copy(self)
+        client._waits = False  # noqa: SLF001 of the same class
+        return client
 
     async def current_user(self) -> dict[str, object]:
         """Get the user of the credentials, outside the budget: a check must not depend on it, nor on Postgres.

@@ -23,6 +23,7 @@ from service.resources import Resources, open_resources
 from service.zendesk.rules import REPAIRABLE
 from tests.conftest import Server, eventually, working
 from tests.support.connecting import connect, plan, trigger_of, webhook_of, without_secret
+from tests.support.source import use_budget
 
 MOST_CALLS = 7
 
@@ -306,6 +307,24 @@ async def test_the_circuit_breaker_is_named(
         zendesk.state.rule_faults["invocations"] = Fault(status=200, body=listed.encode())
 
         assert await codes(res) == ["circuit_breaker", "invocations_failed"]
+
+
+async def test_drift_is_found_while_the_calls_of_workers_are_used_up(
+    settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
+) -> None:
+    """During a backlog there may be no call left for hours."""
+    async with without_secret(settings, zendesk) as client:
+        await connect(res, client)
+        await database.execute("DELETE FROM api_budgets")
+        await use_budget(database, settings, 2.0)
+        trigger_of(zendesk).fields["active"] = False
+        found = await codes(res)
+        checked = await check_connection(res)
+
+    assert found == ["trigger_inactive"]
+    assert (checked.ok, "not active" in checked.found) == (False, True)
+    with pytest.raises(Transient):
+        await res.zendesk.get("/api/v2/users/me.json")
 
 
 async def test_one_worker_checks_once_an_hour(
