@@ -208,7 +208,7 @@ def _show_plan(plan: "ErasurePlanView", *, as_json: bool) -> None:
         )
     )
     for name, number in plan.held.items():
-        print_line(f"Hold {name} covers {counted(number, 'e-mail')}: release it first, or erase less.")
+        print_line(f"Hold {name} covers {number:,} of these: release it first, or erase less.")
 
 
 def _warn_of_unclaimed(number: int) -> None:

@@ -6,6 +6,7 @@ more than the step that it was in.
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,7 +37,7 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class ErasurePlan:
-    """What an erasure would delete; `held` counts its e-mails by the hold that forbids it."""
+    """What an erasure would delete; `held` counts its e-mails, webhooks and suspended e-mails by the hold that forbids it."""
 
     scope: Scope
     emails: int = 0
@@ -47,7 +48,7 @@ class ErasurePlan:
     documents: int = 0  # e-mails that targets have
     webhooks: int = 0  # in quarantine, or ignored, that mention it
     suspended: int = 0
-    held: dict[str, int] = field(default_factory=dict)
+    held: Counter[str] = field(default_factory=Counter)
     examples: list[int] = field(default_factory=list)
 
     @property
@@ -67,8 +68,9 @@ async def plan(res: Resources, scope: Scope) -> ErasurePlan:
             await _add_page(conn, made, ids)
             if not scope.is_file:
                 comments += await comments_of(conn, ids)
-        made.webhooks = await erasure_steps.count_webhooks(conn, scope, comments)
-        made.suspended = await erasure_steps.count_suspended(conn, scope)
+        made.webhooks, held_webhooks = await erasure_steps.count_webhooks(conn, scope, comments)
+        made.suspended, held_suspended = await erasure_steps.count_suspended(conn, scope)
+        made.held += held_webhooks + held_suspended
     return made
 
 
@@ -176,11 +178,9 @@ async def _add_page(conn: AsyncConnection, made: ErasurePlan, email_ids: list[in
     made.emails += len(email_ids)
     for name, number in counts._mapping.items():  # noqa: SLF001 its public name
         setattr(made, name, getattr(made, name) + int(number))
-    for email_id, names in (await holds_on(conn, email_ids)).items():
-        made.examples.append(email_id)
-        for name in names:
-            made.held[name] = made.held.get(name, 0) + 1
-    made.examples = (made.examples + email_ids)[:MOST_REPORTED]
+    held = await holds_on(conn, email_ids)
+    made.held += erasure_steps.by_hold(held)
+    made.examples = [*made.examples, *held, *email_ids][:MOST_REPORTED]
 
 
 def _check_held(held: Mapping[str, int]) -> None:
@@ -220,6 +220,6 @@ UPDATE erasures SET status = 'done', ended_at = now() WHERE id = :id AND status 
 """).bindparams(bindparam("id", type_=BigInteger()))
 _STATE = text("""
 SELECT id, receipt_id, status, phase, held_by, next_at <= now() AS is_due,
-    phase = 'emails' AND held_by <> '{}' AND next_at > now() AS is_stopped
+    phase IN ('emails', 'quarantined', 'ignored', 'traces') AND held_by <> '{}' AND next_at > now() AS is_stopped
 FROM erasures WHERE id = :id
 """).bindparams(bindparam("id", type_=BigInteger()))

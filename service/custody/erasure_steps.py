@@ -1,7 +1,8 @@
 """The steps of an erasure, each in the transaction of its caller, which has locked the erasure's row."""
 
 import asyncio
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -21,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.custody import erasure_traces
 from service.custody.erased_files import erase_file
+from service.custody.held_traces import holds_on_suspended, holds_on_webhooks
 from service.custody.mentions import Mentions
 from service.custody.removal import remove
 from service.custody.scopes import Scope, comments_of, emails_in, with_copies
@@ -53,11 +55,7 @@ async def take(conn: AsyncConnection, row: Row[Any]) -> int:
     if row.phase in _WEBHOOKS:
         return await _erase_webhooks(conn, row, scope, _WEBHOOKS[row.phase])
     if row.phase == "traces":
-        suspended = await erasure_traces.erase(conn, row, scope)
-        # Tombstones recognise all that is left, so the row forgets the address now: the next phase may take weeks.
-        if not scope.is_file:
-            await conn.execute(_FORGET, {"id": row.id})
-        await _go_on(conn, row, phase="wait", suspended=suspended)
+        await _erase_traces(conn, row, scope)
     elif row.phase == "wait":
         await _wait(conn, row)
     else:
@@ -72,22 +70,30 @@ def counting(scope: Scope, email_ids: Sequence[int]) -> tuple[Executable, dict[s
     return _COUNT, {"email_ids": list(email_ids)}
 
 
-async def count_webhooks(conn: AsyncConnection, scope: Scope, comments: Sequence[str]) -> int:
-    """Count the requests in quarantine, and the ignored ones, that mention the subject."""
-    if scope.is_file:
-        return 0
-    number, mentions = 0, scope.mentions(comments)
-    for table in _WEBHOOKS.values():
+async def count_webhooks(
+    conn: AsyncConnection, scope: Scope, comments: Sequence[str]
+) -> tuple[int, Counter[str]]:
+    """Count the requests in quarantine, and the ignored ones, that mention the subject; and those that holds cover."""
+    number, held, mentions = 0, Counter[str](), scope.mentions(comments)
+    for table in () if scope.is_file else _WEBHOOKS.values():
         after = 0
         while rows := await _bodies(conn, table, after, 2**62, 2**62):
             after = rows[-1].id
-            number += len(await _mentioning(rows, mentions))
-    return number
+            chosen = {*await _mentioning(rows, mentions)}
+            number += len(chosen)
+            held += by_hold(await holds_on_webhooks(conn, [each for each in rows if each.id in chosen]))
+    return number, held
 
 
-async def count_suspended(conn: AsyncConnection, scope: Scope) -> int:
-    """Count the suspended e-mails in scope."""
-    return len(await erasure_traces.suspended_in(conn, scope))
+async def count_suspended(conn: AsyncConnection, scope: Scope) -> tuple[int, Counter[str]]:
+    """Count the suspended e-mails in scope, and those that holds cover."""
+    ids = await erasure_traces.suspended_in(conn, scope)
+    return len(ids), by_hold(await holds_on_suspended(conn, ids))
+
+
+def by_hold(held: Mapping[int, Sequence[str]]) -> Counter[str]:
+    """Count what is held by the names of the holds."""
+    return Counter(name for names in held.values() for name in names)
 
 
 async def _erase_emails(conn: AsyncConnection, row: Row[Any], scope: Scope) -> int:
@@ -95,21 +101,16 @@ async def _erase_emails(conn: AsyncConnection, row: Row[Any], scope: Scope) -> i
     last = 2**62 if scope.is_file else row.last_email
     ids = await emails_in(conn, scope, row.place, last, EMAILS)
     if not ids:
-        # Held ones stay until they are released; then the search begins again.
-        is_held = bool(row.place and row.held_by) and scope.kind != "zendesk"
-        pause = HELD_PAUSE if is_held else _NOW
-        await _go_on(conn, row, phase="emails" if is_held else "quarantined", pause=pause)
+        await _end_phase(conn, row, scope, "quarantined", is_held=bool(row.place and row.held_by))
         return 0
     group = ids if scope.is_file else await with_copies(conn, ids)
     # The lock of holds comes before any row.
     held = await held_among(conn, group)
     free = [email_id for email_id in group if email_id not in held]
     await lock(conn, free, for_delete=True)
-    names = {name for each in held.values() for name in each} | set(row.held_by or () if row.place else ())
     comments = [] if scope.is_file else await comments_of(conn, free)
     number = await _erase_free(conn, row, scope, free)
-    known = sorted({*(row.comments or ()), *comments})
-    await conn.execute(_NOTE, {"id": row.id, "comments": known, "held_by": sorted(names)})
+    await _note(conn, row, scope, held, comments)
     await _go_on(conn, row, place=ids[-1])
     return number
 
@@ -131,22 +132,62 @@ async def _erase_webhooks(conn: AsyncConnection, row: Row[Any], scope: Scope, ta
     rows = [] if scope.is_file else await _bodies(conn, table, row.place, last, row.last_email)
     following = "ignored" if table == "quarantined_webhooks" else "traces"
     if not rows:
-        await _go_on(conn, row, phase=following)
+        await _end_phase(conn, row, scope, following, is_held=bool(row.place and row.held_by))
         return 0
     chosen = await _mentioning(rows, scope.mentions(row.comments or ()))
     known = await conn.scalars(_ERASED_WEBHOOKS[table], {"ids": [each.id for each in rows]})
     await share_custody(conn)
     # A replay that runs has the lock, and its e-mail is known afterwards.
     locked = (await conn.execute(_LOCK_WEBHOOKS[table], {"ids": sorted({*chosen, *known})})).all()
+    numbers = {each.id for each in locked}
+    kept = await holds_on_webhooks(conn, [each for each in rows if each.id in numbers])
+    locked = [each for each in locked if each.id not in kept]
     replayed = sorted({each.email_id for each in locked if (each.email_id or 0) > row.last_email})
     held = await held_among(conn, replayed)
     free = [email_id for email_id in replayed if email_id not in held]
     await lock(conn, free, for_delete=True)
     ids = [each.id for each in locked if each.email_id not in held]
+    await _note(conn, row, scope, kept)
     webhooks = await _delete_webhooks(conn, table, ids, row.receipt_id)
     emails = await _erase_free(conn, row, scope, free)
     await _go_on(conn, row, place=rows[-1].id, webhooks=webhooks)
     return emails
+
+
+async def _erase_traces(conn: AsyncConnection, row: Row[Any], scope: Scope) -> None:
+    await share_custody(conn)
+    ids = await erasure_traces.suspended_in(conn, scope)
+    held = await holds_on_suspended(conn, ids)
+    suspended = await erasure_traces.erase(conn, row, scope, [each for each in ids if each not in held])
+    # Tombstones recognise all that is left, so the row forgets the address now: the next phase may take weeks.
+    if not (scope.is_file or held):
+        await conn.execute(_FORGET, {"id": row.id})
+    await _note(conn, row, scope, held)
+    await _go_on(conn, row, suspended=suspended)
+    await _end_phase(conn, row, scope, "wait", is_held=bool(held))
+
+
+async def _note(
+    conn: AsyncConnection,
+    row: Row[Any],
+    scope: Scope,
+    held: Mapping[int, Sequence[str]],
+    comments: Sequence[str] = (),
+) -> None:
+    """Note the comments that were erased, and the holds that were met in this phase, or in all of what Zendesk deleted."""
+    names = {name for each in held.values() for name in each}
+    if row.place or scope.kind == "zendesk":
+        names |= {*(row.held_by or ())}
+    await conn.execute(_NOTE, {"id": row.id, "comments": list(comments), "held_by": sorted(names)})
+
+
+async def _end_phase(
+    conn: AsyncConnection, row: Row[Any], scope: Scope, following: str, *, is_held: bool
+) -> None:
+    """Go on with the next phase. What is held stays until it is released; then the search of this phase begins again."""
+    waits = is_held and scope.kind != "zendesk"
+    phase, pause = (row.phase, HELD_PAUSE) if waits else (following, _NOW)
+    await _go_on(conn, row, phase=phase, pause=pause)
 
 
 async def _wait(conn: AsyncConnection, row: Row[Any]) -> None:
@@ -184,8 +225,10 @@ async def _erase_late(conn: AsyncConnection, row: Row[Any], scope: Scope) -> int
         ("quarantined_webhooks", row.last_quarantined),
         ("ignored_webhooks", row.last_ignored),
     ):
-        known = list(await conn.scalars(_LATE_WEBHOOKS[table], {"after": last}))  # type: ignore[index] # a name of a table
-        webhooks += await _delete_webhooks(conn, table, known, row.receipt_id)  # type: ignore[arg-type] # as above
+        known = (await conn.execute(_LATE_WEBHOOKS[table], {"after": last})).all()  # type: ignore[index] # a name of a table
+        kept = await holds_on_webhooks(conn, known)
+        ids = [each.id for each in known if each.id not in kept]
+        webhooks += await _delete_webhooks(conn, table, ids, row.receipt_id)  # type: ignore[arg-type] # as above
     await conn.execute(_END, {"id": row.id, "webhooks": webhooks})
     return number
 
@@ -269,7 +312,11 @@ FROM incoming_emails WHERE id = ANY (:email_ids)
 _COUNT_FILES = _statement(f"""
 SELECT count(*) AS files, coalesce(sum(size), 0) AS bytes FROM attachments WHERE {_THESE} AND sha256 = :subject
 """)  # noqa: S608 words of ours
-_NOTE = _statement("UPDATE erasures SET comments = :comments, held_by = :held_by WHERE id = :id")
+_NOTE = _statement("""
+UPDATE erasures SET held_by = :held_by,
+    comments = ARRAY(SELECT DISTINCT unnest(comments || CAST(:comments AS text[])) ORDER BY 1)
+WHERE id = :id
+""")
 _GO_ON = _statement("""
 UPDATE erasures SET phase = :phase, place = :place, next_at = now() + :pause, webhooks = webhooks + :webhooks,
     suspended = suspended + :suspended, error_code = NULL, error = NULL
@@ -288,7 +335,7 @@ _CORRECTED = """
 """
 _BODIES = {
     table: _statement(f"""
-SELECT id, raw_body {_CORRECTED if table == "quarantined_webhooks" else ""} AS raw_body FROM {table} WHERE id > :after AND id <= :last
+SELECT id, received_at, raw_body {_CORRECTED if table == "quarantined_webhooks" else ""} AS raw_body FROM {table} WHERE id > :after AND id <= :last
     AND NOT EXISTS (
         SELECT FROM incoming_emails WHERE incoming_emails.id = {table}.email_id AND incoming_emails.id <= :last_email
     )
@@ -304,7 +351,9 @@ _ERASED_WEBHOOKS = {
     for table in _WEBHOOKS.values()
 }
 _LATE_WEBHOOKS = {
-    table: _statement(f"SELECT id FROM {table} AS request WHERE id > :after AND {_IS_ERASED_REQUEST}")  # noqa: S608 words of ours
+    table: _statement(f"""
+SELECT id, received_at, raw_body FROM {table} AS request WHERE id > :after AND {_IS_ERASED_REQUEST}
+""")  # noqa: S608 words of ours
     for table in _WEBHOOKS.values()
 }
 _LOCK_WEBHOOKS = {

@@ -19,9 +19,9 @@ from service.postgres.tombstones import is_erased, suspended_hash
 GONE = "[erased]"
 
 
-async def erase(conn: AsyncConnection, row: Row[Any], scope: Scope) -> int:
-    """Erase the remaining traces besides e-mails and webhooks; return the number of suspended e-mails."""
-    number = await _erase_suspended(conn, row, scope)
+async def erase(conn: AsyncConnection, row: Row[Any], scope: Scope, suspended_ids: Sequence[int]) -> int:
+    """Erase these suspended e-mails, and the other traces besides e-mails and webhooks; return how many suspended ones."""
+    await _erase_suspended(conn, row, scope, suspended_ids)
     given = {"subject": scope.subject, "gone": GONE}
     for statement in _FILTERS.get(scope.kind, ()):
         await conn.execute(statement, given)
@@ -29,7 +29,7 @@ async def erase(conn: AsyncConnection, row: Row[Any], scope: Scope) -> int:
         await evidence_log.forget_acts(conn, (await conn.scalars(_ACTS, given)).all())
     if scope.kind == "ticket":
         await conn.execute(_UNLIST, {"subject": scope.subject, "until": row.begun_at})
-    return number
+    return len(suspended_ids)
 
 
 async def erase_restored(conn: AsyncConnection, receipt_id: int) -> None:
@@ -44,18 +44,16 @@ async def suspended_in(conn: AsyncConnection, scope: Scope) -> list[int]:
     return list(await conn.scalars(_SUSPENDED[scope.kind], {"subject": scope.subject}))
 
 
-async def _erase_suspended(conn: AsyncConnection, row: Row[Any], scope: Scope) -> int:
-    ids = await suspended_in(conn, scope)
+async def _erase_suspended(conn: AsyncConnection, row: Row[Any], scope: Scope, ids: Sequence[int]) -> None:
     if not ids:
-        return 0
+        return
     if scope.is_file:
         await _strip_file(conn, ids, scope.subject)
         await request_objects(conn, [scope.subject], row.receipt_id)
-        return len(ids)
+        return
     await bury_suspended(conn, ids, row.receipt_id)
-    hashes = (await conn.scalars(_DELETE_SUSPENDED, {"ids": ids})).all()
+    hashes = (await conn.scalars(_DELETE_SUSPENDED, {"ids": list(ids)})).all()
     await request_objects(conn, [sha256 for sha256 in hashes if sha256], row.receipt_id)
-    return len(ids)
 
 
 async def _strip_file(conn: AsyncConnection, ids: Sequence[int], sha256: str) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     DateTime,
+    Row,
     Select,
     Subquery,
     TableValuedAlias,
@@ -45,14 +46,16 @@ CUSTODY_LOCK = 4_710_025
 _FILTERS = 500
 _ID = BigInteger()
 _TIME = DateTime(timezone=True)
+_IN_FORCE = select(Hold.id, Hold.name, Hold.filter).where(Hold.released_at.is_(None)).order_by(Hold.id)
 
 log = structlog.get_logger()
 
 
-class _Filter(NamedTuple):
+class NamedFilter(NamedTuple):
     """The filter of a hold in force."""
 
     hold_id: int
+    name: str
     wanted: StoredFilter
 
 
@@ -83,14 +86,11 @@ async def take_custody(conn: AsyncConnection) -> None:
 
 async def holds_on(conn: AsyncConnection, email_ids: Sequence[int]) -> dict[int, list[str]]:
     """Return the same as `held_among` for a page or a plan: a hold may be set at the next moment."""
-    in_force = select(Hold.id, Hold.name, Hold.filter).where(Hold.released_at.is_(None)).order_by(Hold.id)
-    holds = (await conn.execute(in_force)).all()
+    holds = (await conn.execute(_IN_FORCE)).all()
     if not (holds and email_ids):
         return {}
     covered = {(row.email_id, row.hold_id) for row in await conn.execute(_listed(email_ids))}
-    filters = [
-        _Filter(row.id, binding_filter(row.filter, row.name)) for row in holds if row.filter is not None
-    ]
+    filters = _filters(holds)
     for first in range(0, len(filters), _FILTERS):
         covered.update(await _covered_by(conn, filters[first : first + _FILTERS], email_ids))
     names = {row.id: row.name for row in holds}
@@ -98,6 +98,11 @@ async def holds_on(conn: AsyncConnection, email_ids: Sequence[int]) -> dict[int,
     for email_id, hold_id in sorted(covered):
         found.setdefault(email_id, []).append(names[hold_id])
     return found
+
+
+async def filters_in_force(conn: AsyncConnection) -> list[NamedFilter]:
+    """Return the filters of all holds in force that have one, oldest hold first."""
+    return _filters((await conn.execute(_IN_FORCE)).all())
 
 
 def binding_filter(stored: object, name: str) -> StoredFilter:
@@ -152,6 +157,14 @@ def versions_of(email_ids: Sequence[int], filters: Sequence[StoredFilter]) -> Su
     )
 
 
+def _filters(holds: Sequence[Row[Any]]) -> list[NamedFilter]:
+    return [
+        NamedFilter(row.id, row.name, binding_filter(row.filter, row.name))
+        for row in holds
+        if row.filter is not None
+    ]
+
+
 def _known(name: str, kind: Text | DateTime, *facts: ColumnElement[Any]) -> TableValuedAlias:
     """Make a row of each fact that is known, or one row without a value if none is."""
     first, *others = facts
@@ -176,7 +189,7 @@ def _listed(email_ids: Sequence[int]) -> Select[tuple[int, int]]:
 
 
 async def _covered_by(
-    conn: AsyncConnection, filters: Sequence[_Filter], email_ids: Sequence[int]
+    conn: AsyncConnection, filters: Sequence[NamedFilter], email_ids: Sequence[int]
 ) -> Iterator[tuple[int, int]]:
     """Return the pairs of e-mail and hold whose filter covers it."""
     versions = versions_of(email_ids, [each.wanted for each in filters])

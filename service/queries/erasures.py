@@ -27,7 +27,9 @@ class ErasurePlanView(View):
     documents: int = Field(description="E-mails that the targets have")
     webhooks: int = Field(description="Requests in quarantine, and ignored ones, that mention it")
     suspended: int = Field(description="E-mails that Zendesk held back as suspended")
-    held: Mapping[str, int] = Field(description="E-mails by the hold that forbids the erasure")
+    held: Mapping[str, int] = Field(
+        description="E-mails, webhooks and suspended e-mails by the hold that forbids the erasure"
+    )
 
 
 class ErasureView(View):
