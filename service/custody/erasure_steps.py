@@ -29,7 +29,7 @@ from service.custody.scopes import Scope, comments_of, emails_in, with_copies
 from service.jobs.tombstones import WebhookTable, bury, bury_webhooks
 from service.jobs.waiting import lock
 from service.postgres.email_tables import FINISHED
-from service.postgres.held_emails import held_among, share_custody
+from service.postgres.held_emails import free_of_holds, held_among, share_custody
 from service.postgres.tombstones import (
     content_hash,
     is_erased,
@@ -155,10 +155,8 @@ async def _erase_webhooks(conn: AsyncConnection, row: Row[Any], scope: Scope, ta
 
 
 async def _erase_traces(conn: AsyncConnection, row: Row[Any], scope: Scope) -> None:
-    await share_custody(conn)
-    ids = await erasure_traces.suspended_in(conn, scope)
-    held = await holds_on_suspended(conn, ids)
-    suspended = await erasure_traces.erase(conn, row, scope, [each for each in ids if each not in held])
+    suspended, held = await _erase_free_suspended(conn, scope, row.receipt_id)
+    await erasure_traces.erase(conn, row, scope)
     # Tombstones recognise all that is left, so the row forgets the address now: the next phase may take weeks.
     if not (scope.is_file or held):
         await conn.execute(_FORGET, {"id": row.id})
@@ -219,7 +217,7 @@ async def _erase_late(conn: AsyncConnection, row: Row[Any], scope: Scope) -> int
         await _go_on(conn, row, place=rows[-1].id)
         return number
     if row.scope == "restored":
-        await _erase_restored(conn, row)
+        await _erase_restored(conn, row, scope)
     webhooks = 0
     for table, last in (
         ("quarantined_webhooks", row.last_quarantined),
@@ -233,15 +231,29 @@ async def _erase_late(conn: AsyncConnection, row: Row[Any], scope: Scope) -> int
     return number
 
 
-async def _erase_restored(conn: AsyncConnection, row: Row[Any]) -> None:
-    """Erase files and suspended e-mails that tombstones recognise."""
-    for sha256 in (await conn.scalars(_ERASED_FILES)).all():
-        holders = await emails_in(conn, Scope("file", sha256), 0, 2**62, 2**31)
-        held = await held_among(conn, holders)
-        free = [email_id for email_id in holders if email_id not in held]
+async def _erase_restored(conn: AsyncConnection, row: Row[Any], restored: Scope) -> None:
+    """Erase contents and suspended e-mails that tombstones recognise; held ones stay."""
+    suspended = 0
+    for sha256 in (await conn.scalars(_ERASED_CONTENTS)).all():
+        scope = Scope("file", sha256)
+        free = await free_of_holds(conn, await emails_in(conn, scope, 0, 2**62, 2**31))
         await lock(conn, free, for_delete=True)
         await erase_file(conn, sha256, free, row.receipt_id)
-    await erasure_traces.erase_restored(conn, row.receipt_id)
+        suspended += (await _erase_free_suspended(conn, scope, row.receipt_id))[0]
+    suspended += (await _erase_free_suspended(conn, restored, row.receipt_id))[0]
+    await _go_on(conn, row, suspended=suspended)
+
+
+async def _erase_free_suspended(
+    conn: AsyncConnection, scope: Scope, receipt_id: int
+) -> tuple[int, Mapping[int, Sequence[str]]]:
+    """Erase the suspended e-mails in scope that no hold covers; return their number, and the holds on the others."""
+    await share_custody(conn)
+    ids = await erasure_traces.suspended_in(conn, scope)
+    held = await holds_on_suspended(conn, ids)
+    free = [each for each in ids if each not in held]
+    await erasure_traces.erase_suspended(conn, scope, free, receipt_id)
+    return len(free), held
 
 
 async def _bodies(
@@ -369,9 +381,13 @@ SELECT id, {is_erased_email("email", "created_at")} AS is_erased
 FROM incoming_emails AS email LEFT JOIN messages ON email_id = id
 WHERE id > :after ORDER BY id LIMIT :limit
 """)  # noqa: S608 words of ours
-_ERASED_FILES = text(f"""
-SELECT sha256 FROM (SELECT DISTINCT sha256 FROM attachments WHERE sha256 IS NOT NULL) AS content
-WHERE {is_erased([content_hash("content.sha256")])}
+# All that the scope of a file finds: an original may be one.
+_ERASED_CONTENTS = text(f"""
+SELECT sha256 FROM (
+    SELECT sha256 FROM attachments WHERE sha256 IS NOT NULL
+    UNION SELECT original_sha256 FROM messages WHERE original_sha256 IS NOT NULL
+    UNION SELECT unnest(contents) FROM suspended_emails
+) AS content WHERE {is_erased([content_hash("content.sha256")])}
 """)  # noqa: S608 words of ours
 # A statement that only reads so far has no transaction id yet: the virtual one is there from its start.
 _BARRIER = _statement("""

@@ -19,9 +19,8 @@ from service.postgres.tombstones import is_erased, suspended_hash
 GONE = "[erased]"
 
 
-async def erase(conn: AsyncConnection, row: Row[Any], scope: Scope, suspended_ids: Sequence[int]) -> int:
-    """Erase these suspended e-mails, and the other traces besides e-mails and webhooks; return how many suspended ones."""
-    await _erase_suspended(conn, row, scope, suspended_ids)
+async def erase(conn: AsyncConnection, row: Row[Any], scope: Scope) -> None:
+    """Erase the remaining traces besides e-mails, webhooks and suspended e-mails."""
     given = {"subject": scope.subject, "gone": GONE}
     for statement in _FILTERS.get(scope.kind, ()):
         await conn.execute(statement, given)
@@ -29,14 +28,6 @@ async def erase(conn: AsyncConnection, row: Row[Any], scope: Scope, suspended_id
         await evidence_log.forget_acts(conn, (await conn.scalars(_ACTS, given)).all())
     if scope.kind == "ticket":
         await conn.execute(_UNLIST, {"subject": scope.subject, "until": row.begun_at})
-    return len(suspended_ids)
-
-
-async def erase_restored(conn: AsyncConnection, receipt_id: int) -> None:
-    """Erase suspended e-mails that have tombstones."""
-    ids = (await conn.scalars(_ERASED_SUSPENDED)).all()
-    hashes = (await conn.scalars(_DELETE_SUSPENDED, {"ids": list(ids)})).all()
-    await request_objects(conn, [sha256 for sha256 in hashes if sha256], receipt_id)
 
 
 async def suspended_in(conn: AsyncConnection, scope: Scope) -> list[int]:
@@ -44,16 +35,17 @@ async def suspended_in(conn: AsyncConnection, scope: Scope) -> list[int]:
     return list(await conn.scalars(_SUSPENDED[scope.kind], {"subject": scope.subject}))
 
 
-async def _erase_suspended(conn: AsyncConnection, row: Row[Any], scope: Scope, ids: Sequence[int]) -> None:
+async def erase_suspended(conn: AsyncConnection, scope: Scope, ids: Sequence[int], receipt_id: int) -> None:
+    """Erase suspended e-mails, or only the file that they have."""
     if not ids:
         return
     if scope.is_file:
         await _strip_file(conn, ids, scope.subject)
-        await request_objects(conn, [scope.subject], row.receipt_id)
+        await request_objects(conn, [scope.subject], receipt_id)
         return
-    await bury_suspended(conn, ids, row.receipt_id)
+    await bury_suspended(conn, ids, receipt_id)
     hashes = (await conn.scalars(_DELETE_SUSPENDED, {"ids": list(ids)})).all()
-    await request_objects(conn, [sha256 for sha256 in hashes if sha256], row.receipt_id)
+    await request_objects(conn, [sha256 for sha256 in hashes if sha256], receipt_id)
 
 
 async def _strip_file(conn: AsyncConnection, ids: Sequence[int], sha256: str) -> None:
@@ -87,6 +79,10 @@ _SUSPENDED = {
         "SELECT id FROM suspended_emails WHERE email_id = CAST(:subject AS bigint) ORDER BY id"
     ),
     "zendesk": _statement("SELECT id FROM suspended_emails WHERE :subject = '' ORDER BY id"),
+    "restored": _statement(f"""
+SELECT id FROM suspended_emails AS mine
+WHERE :subject = '' AND {is_erased([suspended_hash("mine.account", "mine.suspended_id")])} ORDER BY id
+"""),  # noqa: S608 words of ours
     "file": _statement(
         "SELECT id FROM suspended_emails WHERE contents @> ARRAY[CAST(:subject AS text)] ORDER BY id"
     ),
@@ -95,9 +91,6 @@ _DELETE_SUSPENDED = _statement("""
 WITH gone AS (DELETE FROM suspended_emails WHERE id = ANY (:ids) RETURNING contents)
 SELECT DISTINCT unnest(contents) FROM gone
 """)
-_ERASED_SUSPENDED = _statement(f"""
-SELECT id FROM suspended_emails AS mine WHERE {is_erased([suspended_hash("mine.account", "mine.suspended_id")])}
-""")  # noqa: S608 words of ours
 _FILES = _statement("SELECT id, CAST(files AS text) FROM suspended_emails WHERE id = ANY (:ids) FOR UPDATE")
 _STRIP = _statement("""
 UPDATE suspended_emails SET files = CAST(:files AS json), contents = array_remove(contents, CAST(:sha256 AS text)) WHERE id = :id

@@ -12,14 +12,16 @@ from service.postgres.tombstones import content_hash, is_erased, is_erased_email
 
 
 async def erased_but_present(conn: AsyncConnection, given: Mapping[str, int]) -> list[Finding]:
-    """Find e-mails and files that tombstones recognise.
+    """Find e-mails, files and originals that tombstones recognise.
 
     While an erasure runs, it deletes them. Held ones stay on purpose, also when they come back.
     """
     emails = [*await conn.scalars(_EMAILS, given)]
     files = (await conn.execute(_FILES, given)).all()
-    held = await holds_on(conn, sorted({*emails, *(row.email_id for row in files)}))
+    originals = [*await conn.scalars(_ORIGINALS, given)]
+    held = await holds_on(conn, sorted({*emails, *originals, *(row.email_id for row in files)}))
     found = [(email_id, f"e-mail {email_id}") for email_id in emails]
+    found += [(email_id, f"the original of e-mail {email_id}") for email_id in originals]
     found += [(row.email_id, f"file {row.position} of e-mail {row.email_id}") for row in files]
     return [
         Finding("erased_but_present", f"{what} was erased, and is here again", email_id)
@@ -41,4 +43,10 @@ SELECT email_id, position FROM attachments
 WHERE email_id > :after AND email_id <= :until AND sha256 IS NOT NULL AND {_NONE_RUNS}
     AND {is_erased([content_hash("sha256")])}
 ORDER BY email_id, position
+""").bindparams(*_BOUNDS)  # noqa: S608 words of ours
+_ORIGINALS = text(f"""
+SELECT email_id FROM messages
+WHERE email_id > :after AND email_id <= :until AND original_sha256 IS NOT NULL AND {_NONE_RUNS}
+    AND {is_erased([content_hash("original_sha256")])}
+ORDER BY email_id
 """).bindparams(*_BOUNDS)  # noqa: S608 words of ours
