@@ -902,8 +902,13 @@ GROUPS = (
     ),
     Group(
         "Commands",
-        "`holdfast connect`, `holdfast storage move`, `holdfast takeover` and `holdfast emails export` show these codes.",
+        "`holdfast connect`, `holdfast storage move`, `holdfast takeover`, `holdfast emails export` and `holdfast evidence export` show these codes.",
         (
+            Advice(
+                "export_outdated",
+                "An e-mail was erased, purged or merged while `holdfast evidence export` wrote it. No file was written.",
+                "Run the command again.",
+            ),
             Advice(
                 "invalid_record",
                 "Zendesk refuses the values of a webhook or trigger.",

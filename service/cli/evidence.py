@@ -3,7 +3,7 @@
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from service.evidence.findings import Report
     from service.evidence.verify import Verification
     from service.queries.evidence import EvidenceView
-    from service.queries.evidence_archive import Exported, Request
     from service.resources import Resources
 
 MOST_SHOWN = 20
@@ -142,6 +141,7 @@ def export(
     A program is among them that checks the proofs without Holdfast.
     """
     from service.queries.evidence_archive import Request
+    from service.queries.evidence_archive import export as write
 
     if not (email_ids or ticket or since or until):
         raise click.UsageError("Give --email, --ticket, --since or --until.")
@@ -149,7 +149,7 @@ def export(
         raise click.UsageError("--until must be later than --since.")
     wanted = Request(email_ids, ticket, since, until)
     with opened_output(path) as file:
-        done = with_resources(lambda res: _export(res, wanted, file))
+        done = with_resources(lambda res: write(res, wanted, file))
     print_line(
         f"{path}: {number(done.emails)} e-mails, {number(done.files)} files, {number(done.leaves)} facts."
     )
@@ -163,14 +163,6 @@ async def _read(engine: "AsyncEngine") -> "EvidenceView":
     from service.queries.evidence import get_evidence
 
     return await get_evidence(engine, read_settings("database_url"))
-
-
-async def _export(res: "Resources", wanted: "Request", file: IO[bytes]) -> "Exported":
-    from service.evidence.work import make_head
-    from service.queries.evidence_archive import export as write
-
-    await make_head(res)
-    return await write(res, wanted, file)
 
 
 def _print_status(view: "EvidenceView") -> None:

@@ -14,11 +14,13 @@ from sqlalchemy import BigInteger, DateTime, SmallInteger, Text, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.errors import Permanent, Rejected
+from service.errors import Permanent, Rejected, Transient
 from service.evidence import standalone
 from service.evidence.heads import document
 from service.evidence.tree import inclusion
+from service.evidence.work import make_head
 from service.postgres.engine import connect
+from service.postgres.rows import in_batches
 from service.queries.file_names import distinct_names
 from service.resources import Resources
 from service.storage import objects
@@ -69,21 +71,28 @@ class Exported:
 
 
 async def export(res: Resources, request: Request, file: IO[bytes]) -> Exported:
-    """Write an export; all facts have a place in the tree of a head, as after `work.make_head`.
+    """Write an export, and make a head that covers the facts of all that it contains.
 
-    Raises Rejected (404) where no e-mail matches, and Transient where Postgres or the storage is away.
+    Raises Rejected (404) where no e-mail matches, and Transient where Postgres or the storage is away, or where an e-mail was
+    deleted or merged meanwhile: its facts are gone.
     """
     async with connect(res.engine) as conn:
         email_ids = [int(each) for each in await conn.scalars(_MATCHING, _parameters(request))]
-        if not email_ids:
-            raise Rejected(404, "email_not_found", "No e-mail matches.")
-        archive = await asyncio.to_thread(ZipFile, file, "w", ZIP_DEFLATED)
-        writer = _Writer(res, conn, archive)
-        await writer.write("README.txt", _README.encode())
-        await writer.write("verify.py", await asyncio.to_thread(Path(standalone.__file__).read_bytes))
-        for start in range(0, len(email_ids), STEP):
-            await writer.add(email_ids[start : start + STEP])
-        await writer.finish(request)
+    if not email_ids:
+        raise Rejected(404, "email_not_found", "No e-mail matches.")
+    archive = await asyncio.to_thread(ZipFile, file, "w", ZIP_DEFLATED)
+    try:
+        async with connect(res.engine) as conn:
+            writer = _Writer(res, conn, archive)
+            await writer.write("README.txt", _README.encode())
+            await writer.write("verify.py", await asyncio.to_thread(Path(standalone.__file__).read_bytes))
+            for some in in_batches(email_ids, STEP):
+                await writer.add(some)
+        # After the contents: whatever is recorded while they are read has a proof, too.
+        await make_head(res)
+        async with connect(res.engine) as conn:
+            await _Prover(writer, conn).finish(request, email_ids)
+    finally:
         await asyncio.to_thread(archive.close)
     return writer.done
 
@@ -98,61 +107,25 @@ def _parameters(request: Request) -> dict[str, Any]:
 
 
 class _Writer:
-    """Writes e-mails, one batch after the other, and what proves them at the end."""
+    """Writes the contents of e-mails, one batch after the other."""
 
     def __init__(self, res: Resources, conn: AsyncConnection, archive: ZipFile) -> None:
         self.done = Exported()
         self._res, self._conn, self._archive = res, conn, archive
-        self._heads: dict[int, Any] = {}
-        self._leaves: list[dict[str, Any]] = []
-        self._tiles: dict[tuple[int, int], Sequence[bytes]] = {}
-        self._log_id = ""
 
     async def write(self, name: str, content: bytes) -> None:
         """Write a file; deflating and the disk take time."""
         await asyncio.to_thread(self._archive.writestr, name, content)
 
     async def add(self, email_ids: Sequence[int]) -> None:
-        """Write the content and the leaves of e-mails, and of those that became part of them."""
-        if not self._heads:
-            rows = await self._conn.execute(_HEADS)
-            self._heads = {row.number: row for row in rows}
-            self._log_id = str(await self._conn.scalar(_LOG_ID))
+        """Write the content of e-mails."""
         given = {"email_ids": [*email_ids]}
         for name, content in await self._contents(given):
             await self.write(name, content)
             self.done.files += 1
         for row in await self._conn.execute(_OBJECTS, given):
             await self._copy(row)
-        history: dict[int, list[str]] = {}
-        for row in await self._conn.execute(_LEAVES, given):
-            history.setdefault(row.shown_id, []).append(await self._leaf(row))
-        for email_id, lines in history.items():
-            await self.write(f"emails/{email_id}/history.txt", "\n".join([*sorted(lines), ""]).encode())
         self.done.emails += len(email_ids)
-
-    async def finish(self, request: Request) -> None:
-        """Write the heads that proofs lead to, and the facts."""
-        used = {proof["head"] for leaf in self._leaves for proof in leaf["proofs"]}
-        heads = []
-        for number in sorted(used):
-            head = self._heads[number]
-            entry: dict[str, Any] = {"number": number, "file": f"heads/{number}.json"}
-            await self.write(entry["file"], document(head.body, head.signature))
-            if head.stamp is not None:
-                entry["stamp"] = f"stamps/{number}.tsr"
-                await self.write(entry["stamp"], head.stamp)
-            heads.append(entry)
-        data = {
-            "format": 1,
-            "log": self._log_id,
-            "request": request.as_json(),
-            "heads": heads,
-            "leaves": self._leaves,
-            "missing": self.done.missing,
-        }
-        await self.write("evidence.json", json.dumps(data, indent=1).encode())
-        self.done.leaves = len(self._leaves)
 
     async def _contents(self, given: Mapping[str, Any]) -> list[tuple[str, bytes]]:
         """Return the facts from Postgres: requests, texts, and reasons."""
@@ -190,6 +163,55 @@ class _Writer:
             finally:
                 await asyncio.to_thread(entry.close)
             self.done.files += 1
+
+
+class _Prover:
+    """Writes the facts of e-mails with their proofs, after all contents."""
+
+    def __init__(self, writer: _Writer, conn: AsyncConnection) -> None:
+        self._writer, self._conn = writer, conn
+        self._heads: dict[int, Any] = {}
+        self._leaves: list[dict[str, Any]] = []
+        self._tiles: dict[tuple[int, int], Sequence[bytes]] = {}
+
+    async def finish(self, request: Request, email_ids: Sequence[int]) -> None:
+        """Write the facts, and the heads that proofs lead to."""
+        self._heads = {row.number: row for row in await self._conn.execute(_HEADS)}
+        for some in in_batches(email_ids, STEP):
+            await self._prove(some)
+        used = {proof["head"] for leaf in self._leaves for proof in leaf["proofs"]}
+        heads = []
+        for number in sorted(used):
+            head = self._heads[number]
+            entry: dict[str, Any] = {"number": number, "file": f"heads/{number}.json"}
+            await self._writer.write(entry["file"], document(head.body, head.signature))
+            if head.stamp is not None:
+                entry["stamp"] = f"stamps/{number}.tsr"
+                await self._writer.write(entry["stamp"], head.stamp)
+            heads.append(entry)
+        data = {
+            "format": 1,
+            "log": str(await self._conn.scalar(_LOG_ID)),
+            "request": request.as_json(),
+            "heads": heads,
+            "leaves": self._leaves,
+            "missing": self._writer.done.missing,
+        }
+        await self._writer.write("evidence.json", json.dumps(data, indent=1).encode())
+        self._writer.done.leaves = len(self._leaves)
+
+    async def _prove(self, email_ids: Sequence[int]) -> None:
+        """Add the leaves of e-mails, and of those that became part of them; raises Transient if an e-mail is gone."""
+        given = {"email_ids": [*email_ids]}
+        history: dict[int, list[str]] = {}
+        for row in await self._conn.execute(_LEAVES, given):
+            history.setdefault(row.shown_id, []).append(await self._leaf(row))
+        if gone := {*email_ids} - {*await self._conn.scalars(_PRESENT, given)}:
+            message = f"E-mail {min(gone)} was deleted or merged during the export: export again."
+            raise Transient("export_outdated", message)
+        for email_id, lines in history.items():
+            content = "\n".join([*sorted(lines), ""]).encode()
+            await self._writer.write(f"emails/{email_id}/history.txt", content)
 
     async def _leaf(self, row: Any) -> str:  # noqa: ANN401 a row
         """Add a leaf with its proofs; return a line of the history."""
@@ -258,6 +280,7 @@ LEFT JOIN LATERAL (
 ) AS file ON true
 WHERE email.id = ANY(:email_ids) ORDER BY email.id
 """).bindparams(*_IDS)
+_PRESENT = text("SELECT id FROM incoming_emails WHERE id = ANY(:email_ids)").bindparams(*_IDS)
 _LEAVES = text("""
 SELECT leaf.index, entry.salt, entry.facts, wanted.shown_id FROM (
     SELECT id, id AS shown_id FROM incoming_emails WHERE id = ANY(:email_ids)

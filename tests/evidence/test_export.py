@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -17,14 +18,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import Rejected
+from service.errors import Rejected, Transient
 from service.evidence import standalone
 from service.evidence.tree import Tree, inclusion, leaf_hash, node_hash
 from service.evidence.work import make_head
 from service.jobs import identity
+from service.jobs.arrival import receive
 from service.queries.evidence_archive import Request, export
 from service.resources import Resources
-from tests.support.evidence import populate
+from tests.conftest import eventually
+from tests.evidence.test_removals import purge
+from tests.support.evidence import arrival, place_all, populate
 
 
 def test_the_program_of_exports_verifies_the_signatures_of_a_library() -> None:
@@ -102,6 +106,50 @@ def check_export(unpacked: Path, first: int, key: str, root: str) -> None:
         assert code == 1, (change.__name__, output)
         undo()
     assert run_program(unpacked)[0] == 0
+
+
+@pytest.mark.parametrize("is_placed", [False, True])
+async def test_an_export_is_proven_whatever_is_recorded_since_the_last_head(
+    res: Resources, tmp_path: Path, *, is_placed: bool
+) -> None:
+    """A worker may receive a webhook about an e-mail while it is exported."""
+    first, *_ = await populate(res, 2)
+    body = b'{"number": 1, "once": "more"}'
+    async with res.engine.connect() as conn:
+        await receive(conn, [arrival(1, idempotency_key="once more", raw_body=body)])
+    if is_placed:
+        await place_all(res)
+
+    unpacked = await unpack(res, Request([first]), tmp_path / "export")
+
+    code, output = await asyncio.to_thread(run_program, unpacked)
+    assert code == 0, output
+    assert body in await asyncio.to_thread(contents, unpacked / "emails", "request-*.body")
+
+
+def contents(directory: Path, pattern: str) -> list[bytes]:
+    return [path.read_bytes() for path in directory.rglob(pattern)]
+
+
+async def test_an_export_of_an_email_that_is_purged_meanwhile_ends_with_the_reason(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    """Its facts are gone, so nothing would prove what was written."""
+    first, second = await populate(res, 2)
+
+    async with database.transaction():  # the export waits for its head
+        await database.execute("SELECT FROM evidence_log FOR UPDATE")
+        exporting = asyncio.create_task(export(res, Request([first, second]), BytesIO()))
+        await eventually(partial(someone_waits, database))
+        await purge(res, second)
+
+    with pytest.raises(Transient, match=f"E-mail {second} was deleted or merged"):
+        await exporting
+
+
+async def someone_waits(database: asyncpg.Connection) -> bool:
+    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    return bool(await database.fetchval(query))
 
 
 async def test_an_export_of_nothing_is_refused(res: Resources) -> None:
