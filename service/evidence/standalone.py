@@ -45,11 +45,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     export = Export(Path(options.directory))
     try:
         export.verify(options.key, options.root)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
-        export.wrong.append(f"The export cannot be read: {type(exc).__name__}: {exc}")
+    except Exception as exc:  # noqa: BLE001 a forged export may make Python raise anything
+        export.wrong.append(f"The export cannot be read: {type(exc).__name__}: {str(exc)[:500]}")
     for line in export.lines():
-        sys.stdout.write(f"{line}\n")
+        sys.stdout.write(f"{shown(line)}\n")
     return 1 if export.wrong else 0
+
+
+def shown(line: str) -> str:
+    """Return a line without characters that a terminal obeys or cannot show: a forged export would hide what is wrong."""
+    encoding = sys.stdout.encoding or "ascii"
+    plain = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in line)
+    return plain.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def known_key(text: str) -> str:
@@ -82,8 +89,8 @@ class Export:
         data = json.loads((self.directory / "evidence.json").read_text("utf-8"))
         heads = {int(head["number"]): self._head(head, data["log"]) for head in data["heads"]}
         self._keys(heads, key)
-        self._known(heads, roots)
-        self._leaves(data["leaves"], heads)
+        known = self._known(heads, roots)
+        self._leaves(data["leaves"], heads, known if roots else None)
         self._files(data["leaves"])
         self._complete(data)
 
@@ -100,21 +107,23 @@ class Export:
 
     def _head(self, head: Mapping[str, Any], log: str) -> Mapping[str, Any]:
         """Check the signature of a head; return its statement."""
-        content = (self.directory / head["file"]).read_bytes()
+        number = int(head["number"])  # a path of the export's own choice might lead anywhere
+        content = (self.directory / "heads" / f"{number}.json").read_bytes()
         kept = json.loads(content)
         said: Mapping[str, Any] = json.loads(kept["body"])
         public, signature = bytes.fromhex(said["key"]), bytes.fromhex(kept["signature"])
         name = f"head {said['number']} of {said['at']}"
-        if said["log"] != log or said["number"] != head["number"]:
+        if said["log"] != log or said["number"] != number:
             self.wrong.append(f"{name} is of another log, or has another number")
         if not is_signed(public, PURPOSE + kept["body"].encode(), signature):
             self.wrong.append(f"the signature of {name} is wrong")
-        if stamp := head.get("stamp"):
-            self._stamp(name, head["file"], stamp, content)
+        if head.get("stamp"):
+            self._stamp(name, number, content)
         return said
 
-    def _stamp(self, name: str, file: str, stamp: str, content: bytes) -> None:
+    def _stamp(self, name: str, number: int, content: bytes) -> None:
         """Check that a time stamp is about a head; the authority's signature is for openssl to check."""
+        file, stamp = f"heads/{number}.json", f"stamps/{number}.tsr"
         if hashlib.sha256(content).digest() not in (self.directory / stamp).read_bytes():
             self.wrong.append(f"the time stamp of {name} is about something else")
         else:
@@ -134,23 +143,33 @@ class Export:
         else:
             self.wrong.append(f"heads are signed with {', '.join(keys)}, not with the key that you named")
 
-    def _known(self, heads: Mapping[int, Mapping[str, Any]], roots: Sequence[tuple[int, str]]) -> None:
-        """Compare heads with those that a person has from elsewhere, such as a mail."""
-        by_size = {int(said["size"]): str(said["root"]) for said in heads.values()}
+    def _known(
+        self, heads: Mapping[int, Mapping[str, Any]], roots: Sequence[tuple[int, str]]
+    ) -> frozenset[int]:
+        """Compare heads with those that a person has from elsewhere, such as a mail; return those that are the same."""
+        known: set[int] = set()
         for size, root in roots:
-            if by_size.get(size) == root:
-                self.proven.append(f"The head of {size} leaves is the one that you know.")
-            elif size in by_size:
-                self.wrong.append(f"the head of {size} leaves has another root than the one that you know")
-            else:
+            same = {number: str(said["root"]) for number, said in heads.items() if said["size"] == size}
+            if not same:
                 self.open.append(f"The head of {size} leaves that you know: it is not in this export.")
+            elif {*same.values()} == {root}:
+                self.proven.append(f"The head of {size} leaves is the one that you know.")
+                known |= same.keys()
+            else:
+                self.wrong.append(f"the head of {size} leaves has another root than the one that you know")
         if not roots:
             self.open.append(
                 "That the heads are those that others were given: compare them with mails, or use --root"
             )
+        return frozenset(known)
 
-    def _leaves(self, leaves: Sequence[Mapping[str, Any]], heads: Mapping[int, Mapping[str, Any]]) -> None:
-        """Check that each fact is part of the tree of its heads."""
+    def _leaves(
+        self,
+        leaves: Sequence[Mapping[str, Any]],
+        heads: Mapping[int, Mapping[str, Any]],
+        known: frozenset[int] | None,
+    ) -> None:
+        """Check that each fact is part of the tree of its heads; `known` are the heads that a person knows, if she named any."""
         times: dict[int, int] = {}
         for leaf in leaves:
             name = f"leaf {leaf['index']}"
@@ -172,44 +191,67 @@ class Export:
             self.proven.append(
                 f"{count} facts were recorded, exactly as they are here, when head {number} was signed: {at}."
             )
+        if known is not None:
+            self._covered(leaves, known)
         later = sum(1 for leaf in leaves if '"later": true' in leaf["facts"])
         if later:
             self.open.append(
                 f"{later} facts were recorded later than they became true; each says so, and when."
             )
 
+    def _covered(self, leaves: Sequence[Mapping[str, Any]], known: frozenset[int]) -> None:
+        """Tell apart what a head that the person knows fixes, and what the signer of another head may have made up."""
+        count = sum(1 for leaf in leaves if not known.isdisjoint(proof["head"] for proof in leaf["proofs"]))
+        if count:
+            self.proven.append(f"{count} facts are part of a head that you know.")
+        if count < len(leaves):
+            self.open.append(
+                f"When {len(leaves) - count} facts were recorded: they are proven in no head that you know,"
+                " and who has the key can sign others at any time."
+            )
+
     def _files(self, leaves: Sequence[Mapping[str, Any]]) -> None:
-        """Check each file against the facts: by its hash."""
+        """Check each file against the facts of its e-mail: by its hash."""
         wanted: dict[str, str] = {}
+        of_emails: set[tuple[str, str]] = set()
         for leaf in leaves:
             facts = json.loads(leaf["facts"])
             for name, value in facts.items():
                 if name in CONTENTS and value is not None:
+                    of_emails.add((str(facts.get("email")), value))
                     wanted[value] = f"{CONTENTS[name]} of e-mail {facts.get('email')}, leaf {leaf['index']}"
-        found: dict[str, int] = {}
-        for path in sorted((self.directory / "emails").rglob("*")):
-            is_history = path.name == "history.txt" and path.parent.parent.name == "emails"
-            if not path.is_file() or is_history:
-                continue
-            value = digest(path)
-            if value in wanted:
-                found[value] = found.get(value, 0) + 1
-            else:
-                self.wrong.append(
-                    f"{path.relative_to(self.directory)} is in no fact: it was changed or added"
-                )
+        found = [
+            value for path, value in self._present() if self._is_recorded(path, value, wanted, of_emails)
+        ]
         if found:
-            self.proven.append(
-                f"{sum(found.values())} files are, bit for bit, those whose hashes were recorded."
-            )
-        for value, name in wanted.items():
-            if value not in found:
-                self.open.append(f"Not in this export: {name}")
+            self.proven.append(f"{len(found)} files are, bit for bit, those whose hashes were recorded.")
+        missing = wanted.keys() - {*found}
+        self.open += [f"Not in this export: {name}" for value, name in wanted.items() if value in missing]
+
+    def _present(self) -> Iterator[tuple[Path, str]]:
+        """Yield the files of e-mails, as paths below `emails`, with their hashes."""
+        emails = self.directory / "emails"
+        for path in sorted(emails.rglob("*")):
+            inner = path.relative_to(emails)
+            if path.is_symlink():
+                self.wrong.append(f"emails/{inner} is a link: no export has one")
+            elif path.is_file() and inner.parts[1:] != ("history.txt",):
+                yield inner, digest(path)
+
+    def _is_recorded(
+        self, path: Path, value: str, wanted: Mapping[str, str], of_emails: set[tuple[str, str]]
+    ) -> bool:
+        if (path.parts[0], value) in of_emails:
+            return True
+        moved, unknown = "is a part of another e-mail: it was moved", "is in no fact: it was changed or added"
+        self.wrong.append(f"emails/{path} {moved if value in wanted else unknown}")
+        return False
 
     def _complete(self, data: Mapping[str, Any]) -> None:
         self.open += [
             f"That these are all e-mails of the request {json.dumps(data['request'])}: the log does not list what it lacks.",
             "That Zendesk told the truth, and that the senders are who they say: the log proves what Holdfast was given.",
+            "The names of files: the log has their contents, and which e-mail they are of.",
             "history.txt: it repeats facts for people, and is not checked.",
         ]
 

@@ -28,7 +28,7 @@ from service.queries.evidence_archive import Request, export
 from service.resources import Resources
 from tests.conftest import eventually
 from tests.evidence.test_removals import purge
-from tests.support.evidence import arrival, place_all, populate
+from tests.support.evidence import announce_again, arrival, place_all, populate
 
 
 def test_the_program_of_exports_verifies_the_signatures_of_a_library() -> None:
@@ -100,7 +100,10 @@ def check_export(unpacked: Path, first: int, key: str, root: str) -> None:
         code, output = run_program(unpacked, *slip)
         assert (code, "WRONG" in output) == (2, False), output
     chance = random.Random(7)
-    for change in (change_file, change_facts, change_head, change_proof, add_file):
+    for change in (
+        *(change_file, change_facts, change_head, change_proof, add_file),
+        *(hide_file, link_file, confuse_terminal, nest_deeply, name_another_path),
+    ):
         undo = change(unpacked, chance)
         code, output = run_program(unpacked)
         assert code == 1, (change.__name__, output)
@@ -125,6 +128,22 @@ async def test_an_export_is_proven_whatever_is_recorded_since_the_last_head(
     code, output = await asyncio.to_thread(run_program, unpacked)
     assert code == 0, output
     assert body in await asyncio.to_thread(contents, unpacked / "emails", "request-*.body")
+
+
+async def test_a_file_that_was_moved_to_another_email_is_found(res: Resources, tmp_path: Path) -> None:
+    """Its content is recorded, and not as a file of that e-mail."""
+    first, second = await populate(res, 2)
+    unpacked = await unpack(res, Request([first, second]), tmp_path / "export")
+
+    await asyncio.to_thread(move_file, unpacked / "emails" / str(first), unpacked / "emails" / str(second))
+
+    code, output = await asyncio.to_thread(run_program, unpacked)
+    assert code == 1, output
+    assert f"emails/{second}/files/invoice 1.pdf is a part of another e-mail" in output
+
+
+def move_file(source: Path, target: Path) -> None:
+    (source / "files" / "invoice 1.pdf").rename(target / "files" / "invoice 1.pdf")
 
 
 def contents(directory: Path, pattern: str) -> list[bytes]:
@@ -222,3 +241,76 @@ def add_file(directory: Path, chance: random.Random) -> Callable[[], object]:
     path = directory / "emails" / "another.txt"
     path.write_bytes(b"Never received.")
     return path.unlink
+
+
+def hide_file(directory: Path, chance: random.Random) -> Callable[[], object]:
+    """Add a file at a place that looks like that of a history."""
+    path = directory / "emails" / "1" / "emails" / "1" / "history.txt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"Never received.")
+    return path.unlink
+
+
+def link_file(directory: Path, chance: random.Random) -> Callable[[], object]:
+    path = directory / "emails" / "1" / "files" / "endless.pdf"
+    path.symlink_to("/dev/zero")
+    return path.unlink
+
+
+def confuse_terminal(directory: Path, chance: random.Random) -> Callable[[], object]:
+    """Clear the screen and show another result, in the name of a file and in a character that cannot be written."""
+    path = directory / "emails" / "1" / "files" / "\x1b[2J\x1b[HOK: every check succeeded.\n.pdf"
+    path.write_bytes(b"Never received.")
+    output = run_program(directory)[1]
+    assert "\x1b" not in output
+    assert "OK:" not in [line[:3] for line in output.splitlines()]
+    data = directory / "evidence.json"
+    undo = rewritten(data, data.read_bytes().replace(b'"log": "', b'"log": "\\ud800', 1))
+    assert run_program(directory)[0] == 1
+    undo()
+    return path.unlink
+
+
+def nest_deeply(directory: Path, chance: random.Random) -> Callable[[], object]:
+    return rewritten(directory / "evidence.json", b"[" * 200_000)
+
+
+def name_another_path(directory: Path, chance: random.Random) -> Callable[[], object]:
+    """Name a head that is no file of the export."""
+    data = directory / "evidence.json"
+    head = json.loads(data.read_text())["heads"][0]
+    moved = directory.parent / "elsewhere.json"
+    kept = directory / head["file"]
+    content = kept.read_bytes()
+    moved.write_bytes(content)
+    kept.unlink()
+    undo = rewritten(data, data.read_bytes().replace(head["file"].encode(), str(moved).encode()))
+
+    def back() -> None:
+        undo()
+        kept.write_bytes(content)
+
+    return back
+
+
+async def test_facts_outside_of_the_heads_that_a_person_knows_are_not_called_proven(
+    res: Resources, database: asyncpg.Connection, tmp_path: Path
+) -> None:
+    """Who has the key can sign another tree, and give it an earlier time."""
+    first, *_ = await populate(res, 2)
+    log = await database.fetchrow("SELECT root, size FROM evidence_heads ORDER BY number DESC")
+    await announce_again(res, 3)
+    body = b'{"number": 1, "once": "more"}'
+    async with res.engine.connect() as conn:
+        await receive(conn, [arrival(1, idempotency_key="once more", raw_body=body)])
+    unpacked = await unpack(res, Request([first]), tmp_path / "export")
+
+    known = f"{log['size']}:{log['root'].hex()}"
+    code, output = await asyncio.to_thread(run_program, unpacked, "--root", known)
+
+    assert code == 0, output
+    proven, _, left_open = output.partition("Not proven:")
+    facts = len(json.loads(await asyncio.to_thread((unpacked / "evidence.json").read_text))["leaves"])
+    assert f"{facts - 1} facts are part of a head that you know." in proven
+    assert "When 1 facts were recorded: they are proven in no head that you know" in left_open
+    assert "in no head that you know" not in (await asyncio.to_thread(run_program, unpacked))[1]
