@@ -19,10 +19,11 @@ from service.storage import objects
 
 async def verify_heads(res: Resources, report: Report) -> None:
     """Verify all heads; raises Transient where the storage is away."""
+    # The storage first: a head that is made meanwhile is in Postgres before it is put.
+    stored = {key for key in await objects.heads(res.storage) if key.endswith(".json")}
     heads, log = await res.run(_read)
     trusted = set(signing_keys(res.settings, log.private_key).trusted)
     kept_key = public_of(log.private_key)
-    stored = {key for key in await objects.heads(res.storage) if key.endswith(".json")}
     previous: Any = None
     for head in heads:
         if head.number != (1 if previous is None else previous.number + 1):

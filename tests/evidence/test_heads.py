@@ -18,7 +18,8 @@ from service.queries.evidence_archive import Request
 from service.resources import Resources
 from service.storage import objects
 from tests.evidence.test_export import run_program, unpack
-from tests.support.evidence import add_whole, codes, finish_later, populate
+from tests.support.evidence import add_whole, codes, finish_later, populate, verified
+from tests.support.s3 import Bucket, Fault, freezes
 from tests.support.time_stamps import openssl, time_stamp_authority
 
 KEY, OTHER_KEY = "11" * 32, "22" * 32
@@ -194,3 +195,19 @@ async def test_rows_from_before_the_log_are_recorded_later_and_say_so(
     await add_whole(res, 9)
     await database.execute("DELETE FROM evidence_entries WHERE NOT facts LIKE '%later%'")
     assert {"row_not_logged"} == await codes(res), "after the pass, a row without an entry is a finding"
+
+
+async def test_a_head_that_is_made_during_a_verification_is_no_finding(
+    res: Resources, bucket: Bucket
+) -> None:
+    """A worker makes one at any time, also while the bucket is being listed."""
+    there = replace(res, storage=objects.open_storage(f"s3://{bucket.name}"))
+    await populate(there, 1)
+    bucket.faults.append(Fault(freezes, ("get",)))
+
+    verifying = asyncio.create_task(verified(there, with_objects=False))
+    await bucket.frozen.wait()
+    await make_head(there)
+    bucket.thawed.set()
+
+    assert (await verifying).findings == []
