@@ -106,10 +106,18 @@ async def check(res: Resources, contents: Sequence[Content], result: ObjectCompa
     # S3 gives the same answer for a missing object and for a missing bucket.
     if any(each is not None and each.kind == "object_missing" for each in found):
         await require_storage(res)
-    for content, finding in zip(contents, found, strict=True):
-        if finding:
+    wrong = [(content, finding) for content, finding in zip(contents, found, strict=True) if finding]
+    named = await still_named(res, [content for content, _ in wrong])
+    for content, finding in wrong:
+        if content.sha256 in named:
             result.findings.append(finding)
             result.lost.append(content)
+
+
+async def still_named(res: Resources, contents: Sequence[Content]) -> set[str]:
+    """Return the hashes that rows still name: e-mails and files may be erased or purged while objects are read."""
+    hashes = [each.sha256 for each in contents]
+    return await res.insist(lambda conn: known_contents(conn, hashes)) if hashes else set()
 
 
 async def require_storage(res: Resources) -> None:

@@ -15,7 +15,7 @@ from service.reconcile.contents import BEFORE_ALL, Content, contents_between, co
 from service.reconcile.differences import close, objects_of
 from service.reconcile.expected import bounds
 from service.reconcile.finding import Finding
-from service.reconcile.objects import END, finding_of, require_storage
+from service.reconcile.objects import END, finding_of, require_storage, still_named
 from service.reconcile.refetch import refetch
 from service.reconcile.steps import LeaseLost, StepClaim, StepResult
 from service.resources import Resources, repeat_steps
@@ -102,6 +102,11 @@ async def _step(res: Resources, claim: StepClaim) -> StepResult:
         found = await asyncio.gather(*(_verify(res, each, rate_limit) for each in batch))
         if any(each and each.kind != "object_damaged" for each in found):
             await require_storage(res)
+        wrong = [content for content, each in zip(batch, found, strict=True) if each]
+        named = await still_named(res, wrong)
+        found = [
+            each if content.sha256 in named else None for content, each in zip(batch, found, strict=True)
+        ]
         done += len(batch)
         step.keys += [each.key for each in batch]
         step.objects += len(batch)

@@ -1,6 +1,8 @@
 """What was purged or erased leaves hashes alone in the evidence log, and a verification finds nothing wrong."""
 
+import asyncio
 import hashlib
+from dataclasses import replace
 
 import asyncpg
 
@@ -12,8 +14,10 @@ from service.evidence import later
 from service.postgres import evidence_log
 from service.postgres.engine import connect, transaction
 from service.resources import Resources
+from service.storage import objects as storage
 from tests.support.erasing_emails import tables_with
 from tests.support.evidence import codes, kinds, place_all, populate, verified
+from tests.support.s3 import Bucket, Fault, freezes
 
 
 async def erase(res: Resources, **scope: str | int) -> None:
@@ -113,3 +117,21 @@ async def hashes_of(database: asyncpg.Connection, email_id: int) -> list[str]:
         UNION ALL SELECT original_sha256 FROM messages WHERE email_id = $1
     """
     return [row["sha256"] for row in await database.fetch(query, email_id)]
+
+
+async def test_an_email_that_is_erased_while_its_files_are_verified_is_no_finding(
+    res: Resources, bucket: Bucket
+) -> None:
+    there = replace(res, storage=storage.open_storage(f"s3://{bucket.name}"))
+    ids = await populate(there, 1)
+    heads = await storage.heads(there.storage)
+    bucket.faults.append(Fault(freezes, ("head",), skip=len(heads)))  # the first look at an object
+
+    verifying = asyncio.create_task(verified(there))
+    await bucket.frozen.wait()
+    await erase(there, email=ids[0])
+    while await objects.step(there):
+        pass
+    bucket.thawed.set()
+
+    assert (await verifying).findings == []
