@@ -31,7 +31,10 @@ PARTS = 24  # of the storage, one per hour
 
 # The part of a statement that inserts findings of the run in the CTE `mine`.
 ARRAYS = {"kinds": Text, "ids": BigInteger, "keys": Text, "details": Text, "repairs": Text}
+# An e-mail may have been erased since it was read, with all findings about it: the lock waits for that.
+PRESENT = "SELECT id FROM incoming_emails WHERE id = ANY(:ids) ORDER BY id FOR KEY SHARE"
 INSERT_FINDINGS = f"""
+    WITH present AS ({PRESENT})
     INSERT INTO reconciliation_findings (
         reconciliation_id, kind, email_id, key, detail, repair, repaired_at,
         dismissed_at, dismissed_by, dismiss_reason
@@ -46,6 +49,7 @@ INSERT_FINDINGS = f"""
         WHERE key = found.key AND kind = found.kind AND {DISMISSED_FINDING}
         ORDER BY id DESC LIMIT 1
     ) AS known ON true
+    WHERE found.email_id IS NULL OR found.email_id IN (SELECT id FROM present)
     RETURNING id
 """  # noqa: S608 words of ours
 

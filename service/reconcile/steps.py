@@ -79,14 +79,15 @@ async def record_copy(
 ) -> None:
     """Save a finding that names the copy of a damaged object, before that object is removed.
 
-    It is counted at the end of the step. Raises LeaseLost, and ObjectRemoved as `lock_objects` does.
+    It is counted at the end of the step. Raises LeaseLost, also if the e-mail was erased meanwhile, and ObjectRemoved as
+    `lock_objects` does.
     """
     kind, email_id, key, detail, _ = finding.row()
     given = {
         "id": claim.id,
         "place": claim.place,
         "kind": kind,
-        "email": email_id,
+        "ids": [email_id],
         "key": key,
         "detail": detail,
     }
@@ -154,11 +155,11 @@ UPDATE reconciliations SET next_at = now() + :pause, error_code = :code, error =
 """).bindparams(bindparam("pause", type_=Interval()))  # noqa: S608 words of ours
 # Two workers in the same step may both insert the finding, which is harmless.
 _RECORD = text(f"""
-WITH mine AS (
-    SELECT id FROM reconciliations WHERE {_MINE} FOR UPDATE
+WITH present AS ({record.PRESENT}), mine AS (
+    SELECT id FROM reconciliations WHERE {_MINE} AND EXISTS (SELECT FROM present) FOR UPDATE
 ), noted AS (
     INSERT INTO reconciliation_findings (reconciliation_id, kind, email_id, key, detail)
-    SELECT mine.id, :kind, :email, :key, CAST(:detail AS json) FROM mine
+    SELECT mine.id, :kind, present.id, :key, CAST(:detail AS json) FROM mine CROSS JOIN present
     WHERE NOT EXISTS (
         SELECT FROM reconciliation_findings
         WHERE reconciliation_id = mine.id AND kind = :kind AND key = :key AND repair IS NULL
@@ -167,7 +168,7 @@ WITH mine AS (
 SELECT id FROM mine
 """).bindparams(  # noqa: S608 words of ours
     bindparam("kind", type_=Text()),
-    bindparam("email", type_=BigInteger()),
+    bindparam("ids", type_=ARRAY(BigInteger)),
     bindparam("key", type_=Text()),
     bindparam("detail", type_=Text()),
 )
