@@ -87,13 +87,15 @@ WHERE {is_erased(comment_hashes(*_OF_COMMENT))}
 )
 _CONTENTS = text(f"""
 WITH erased AS (
-    SELECT content.sha256, content.key, tombstones.receipt_id
+    SELECT content.sha256, content.key
     FROM unnest(:hashes, :keys) AS content (sha256, key) JOIN tombstones ON hash = {content_hash("content.sha256")}
     WHERE {SALT} IS NOT NULL
 ), requested AS (
-    INSERT INTO objects_to_remove (key, receipt_id) SELECT key, receipt_id FROM erased
+    -- The receipt of the erasure has counted an object that was removed, and counts it no more.
+    INSERT INTO objects_to_remove (key) SELECT key FROM erased
     ON CONFLICT (key) DO UPDATE SET requested_at = now(), number = excluded.number, state = 'waiting', barrier = NULL,
-        due_at = now(), removed_at = NULL, reason = NULL
+        due_at = now(), removed_at = NULL, reason = NULL,
+        receipt_id = CASE WHEN objects_to_remove.state <> 'removed' THEN objects_to_remove.receipt_id END
     WHERE objects_to_remove.state <> 'removing'
 )
 SELECT sha256 FROM erased

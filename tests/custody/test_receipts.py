@@ -8,13 +8,16 @@ import asyncpg
 import pytest
 
 from service.config.settings import Settings
-from service.custody import receipts
+from service.custody import erasure, receipts
+from service.custody.scopes import scope_of
+from service.queries.receipts import get_receipt
+from service.resources import Resources
 from tests.conftest import Server
 from tests.custody.test_holds import add_hold
 from tests.custody.test_purge import add_emails, add_rule, digest, ids
 from tests.support.commands import typed
 from tests.support.pages import read
-from tests.support.removing import content, put, remove_object_files
+from tests.support.removing import content, download, is_there, put, record, remove_object_files
 
 
 @pytest.fixture
@@ -75,3 +78,24 @@ async def test_nothing_due_is_said(settings: Settings, client: Server, database:
     done = await typed(settings, "purge", "--yes")
 
     assert (done.returncode, done.stdout) == (0, "0 e-mails would be deleted now.\n")
+
+
+async def test_a_file_that_comes_again_after_its_erasure_changes_no_receipt(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    """Each time, its object is removed again. The receipt is about what was erased then."""
+    first = await download(res, database, b"a file")
+    await record(res, first)
+    erasure_id = await erasure.start(res, scope_of({"file": first.stored.sha256}), "Asked for.", "ada")
+    assert (await erasure.run(res, erasure_id)).status == "done"
+    await remove_object_files(res, database)
+    before = await get_receipt(res.engine, 1)
+
+    again = await download(res, database, b"a file")
+    await record(res, again)
+    meanwhile = await get_receipt(res.engine, 1)
+    await remove_object_files(res, database)
+
+    assert (before.objects, before.objects_removed) == (1, 1)
+    assert meanwhile == before == await get_receipt(res.engine, 1)
+    assert not await is_there(res, again.stored.key)
