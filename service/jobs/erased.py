@@ -7,7 +7,8 @@ from sqlalchemy import BigInteger, DateTime, Text, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.jobs.loose_objects import note_named
+from service.jobs.loose_objects import note_keys
+from service.jobs.removed_rows import contents_of, delete_rows
 from service.jobs.tickets import TicketKey
 from service.jobs.tombstones import bury
 from service.jobs.waiting import lock
@@ -22,6 +23,7 @@ from service.postgres.tombstones import (
     is_erased,
     ticket_hashes,
 )
+from service.storage.spool import object_key
 from service.zendesk.messages import CommentMessage
 
 # The code of a file that was erased by its content.
@@ -52,17 +54,18 @@ async def erased_contents(conn: AsyncConnection, objects: Mapping[str, str]) -> 
 
 
 async def forget(conn: AsyncConnection, email_ids: Sequence[int]) -> None:
-    """Delete e-mails that turned out to be erased ones, with their requests; held ones stay."""
-    if not email_ids:
-        return
+    """Delete e-mails that turned out to be erased ones, with all that hangs on them; held ones stay."""
     async with transaction(conn):
-        email_ids = await free_of_holds(conn, email_ids)
+        email_ids = await free_of_holds(conn, email_ids) if email_ids else []
+        if not email_ids:
+            return
         await lock(conn, email_ids, for_delete=True)
         await bury(conn, email_ids, None)
-        await note_named(conn, email_ids)
-        for statement in FORGET:
-            await conn.execute(statement, {"email_ids": list(email_ids)})
-        await evidence_log.remove(conn, email_ids, {"reason": ERASED})
+        contents = await contents_of(conn, email_ids)
+        await note_keys(conn, {object_key(sha256) for each in contents.values() for sha256 in each.hashes})
+        # The targets are told of its document for the last erasure, which has a receipt.
+        deleted = await delete_rows(conn, email_ids, int(await conn.scalar(_LAST_RECEIPT) or 0))
+        await evidence_log.remove(conn, deleted.email_ids, {"reason": ERASED})
 
 
 # A webhook comes so long after its comment was made, at most.
@@ -102,21 +105,4 @@ SELECT sha256 FROM erased
 """).bindparams(  # noqa: S608 words of ours
     bindparam("hashes", type_=ARRAY(Text)), bindparam("keys", type_=ARRAY(Text))
 )
-# All that hangs on an e-mail which is none.
-FORGET = [
-    text(f"DELETE FROM {table} WHERE {column} = ANY(:email_ids)").bindparams(_IDS)  # noqa: S608 constants of ours
-    for table, column in (
-        *(
-            (name, "email_id")
-            for name in (
-                "attempts",
-                "attachments",
-                "messages",
-                "announcements",
-                "email_words",
-                "merged_emails",
-            )
-        ),
-        ("incoming_emails", "id"),
-    )
-]
+_LAST_RECEIPT = text("SELECT max(id) FROM receipts WHERE kind = 'erasure'")

@@ -5,7 +5,7 @@ between, or writes no reference after all, the note stays. A transaction that ma
 `custody/objects` requests the removal of noted objects, and removes those that no row names.
 """
 
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncIterable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
@@ -85,8 +85,13 @@ async def forget_notes(conn: AsyncConnection, stored: Sequence[StoredObject]) ->
 
 async def give_up(conn: AsyncConnection, stored: Sequence[StoredObject]) -> list[None]:
     """Have objects removed that an attempt put in vain; those that a row names stay."""
-    await conn.execute(_GIVE_UP, {"keys": [each.key for each in stored]})
+    await note_keys(conn, [each.key for each in stored])
     return [None] * len(stored)
+
+
+async def note_keys(conn: AsyncConnection, keys: Collection[str]) -> None:
+    """Note objects that the caller's transaction makes rows forget; those that another row names stay."""
+    await conn.execute(_NOTE_KEYS, {"keys": sorted(keys)})
 
 
 async def note_named(conn: AsyncConnection, email_ids: Sequence[int]) -> None:
@@ -129,7 +134,7 @@ DELETE FROM loose_objects WHERE number IN (
 )
 """).bindparams(bindparam("numbers", type_=ARRAY(BigInteger)))
 # The first note may be gone already. A second one does no harm.
-_GIVE_UP = text("INSERT INTO loose_objects (key) SELECT unnest(:keys)").bindparams(_KEYS)
+_NOTE_KEYS = text("INSERT INTO loose_objects (key) SELECT unnest(:keys)").bindparams(_KEYS)
 _NOTE_NAMED = text("""
 INSERT INTO loose_objects (key)
 SELECT object_key FROM attachments WHERE email_id = ANY(:email_ids) AND object_key IS NOT NULL

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.errors import ADAPT, ROW_REFUSED, Permanent
 from service.jobs import announcements, discovery, identity
 from service.jobs.discovery import Discovery, Mark
-from service.jobs.erased import ERASED, FORGET, erased_comments, forget
+from service.jobs.erased import ERASED, erased_comments, forget
 from service.jobs.listed_files import keep_files
 from service.jobs.loose_objects import forget_notes, note_named, note_original, note_records
 from service.jobs.object_references import ObjectRemoved, Proofs, lock_objects, removals_of
@@ -176,7 +176,7 @@ async def ignore(conn: AsyncConnection, email_ids: Sequence[int]) -> None:
         await conn.execute(_IGNORE, {"email_ids": without, "event_type": AGENTS_COMMENT})
         await evidence_log.record(conn, "withdrawn", [{"reason": AGENTS_COMMENT}] * len(without), without)
         await note_named(conn, without)
-        for statement in FORGET:
+        for statement in _FORGET:
             await conn.execute(statement, {"email_ids": without})
 
 
@@ -388,6 +388,16 @@ UPDATE incoming_emails SET looked_up_at = now(),
     sent_at = coalesce(incoming_emails.sent_at, messages.sent_at)
 FROM messages WHERE id = :email_id AND email_id = id
 """)
+_IDS = bindparam("email_ids", type_=ARRAY(BigInteger))
+# All that hangs on an e-mail which is none.
+_FORGET = [
+    text(f"DELETE FROM {table} WHERE {column} = ANY(:email_ids)").bindparams(_IDS)  # noqa: S608 constants of ours
+    for table, column in (
+        *((name, "email_id") for name in ("attempts", "attachments", "messages", "announcements")),
+        *((name, "email_id") for name in ("email_words", "merged_emails")),
+        ("incoming_emails", "id"),
+    )
+]
 _WITHOUT_FILES = text("""
 SELECT id FROM incoming_emails
 WHERE id = ANY(:email_ids) AND NOT EXISTS (SELECT FROM attachments WHERE email_id = id)
