@@ -148,12 +148,13 @@ async def keep(  # noqa: PLR0913 the parts of one look-up
         kept = {email_id: kept[email_id] for email_id in await lock(conn, sorted(kept))}
         # A webhook may have told the subject.
         await conn.execute(_LEARN, {**ticket._asdict(), "email_ids": sorted(kept)})
-        facts = (await conn.execute(_FACTS, ticket._asdict())).one()
+        # Without a row, the last e-mail of the ticket was removed after the lease of the look-up had ended.
+        facts = (await conn.execute(_FACTS, ticket._asdict())).one_or_none()
         # A redacted comment keeps its record from before the redaction.
         records = {email_id: each.record for email_id, each in kept.items() if not each.comment.is_redacted}
         await lock_objects(conn, [each.record.key for each in kept.values()], proofs)
         await note_records(conn, [*records.items()])
-        told = TicketFacts(facts.subject, facts.recipient)
+        told = TicketFacts(facts.subject, facts.recipient) if facts else TicketFacts(None, None)
         named = {await _save(conn, email_id, each, told) for email_id, each in kept.items()}
         await forget_notes(conn, [each.record for each in comments if each.record.key in named])
         listed = {email_id: each.comment.files for email_id, each in kept.items()}

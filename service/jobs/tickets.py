@@ -61,7 +61,7 @@ async def lease(conn: AsyncConnection, tickets: Sequence[TicketKey]) -> list[boo
 
 
 async def release(conn: AsyncConnection, tickets: Sequence[TicketKey]) -> list[None]:
-    """End the leases of look-ups."""
+    """End the leases of look-ups, and forget tickets whose last e-mail was removed meanwhile: the removal left them to us."""
     await conn.execute(_RELEASE, _keys(sorted(set(tickets))))
     return [None] * len(tickets)
 
@@ -128,9 +128,19 @@ ON CONFLICT (account_id, ticket_id) DO UPDATE SET looking_until = excluded.looki
 WHERE coalesce(tickets.looking_until, now()) <= now()
 RETURNING account_id, ticket_id
 """).bindparams(*_TICKETS, bindparam("lease", type_=Interval()))  # noqa: S608 constants of ours
+# An e-mail may have learned its account since.
 _RELEASE = text(f"""
-UPDATE tickets SET looking_until = NULL FROM {_ASKED}
-WHERE tickets.account_id = asked.account_id AND tickets.ticket_id = asked.ticket_id
+WITH released AS (
+    SELECT account_id, ticket_id, EXISTS (
+        SELECT FROM incoming_emails AS email WHERE zendesk_ticket_id = asked.ticket_id
+            AND (coalesce(email.account_id, '') = asked.account_id OR asked.account_id = '')
+    ) AS has_emails FROM {_ASKED}
+), forgotten AS (
+    DELETE FROM tickets USING released WHERE NOT has_emails
+        AND tickets.account_id = released.account_id AND tickets.ticket_id = released.ticket_id
+)
+UPDATE tickets SET looking_until = NULL FROM released WHERE has_emails
+    AND tickets.account_id = released.account_id AND tickets.ticket_id = released.ticket_id
 """).bindparams(*_TICKETS)  # noqa: S608 constants of ours
 _WAITING = text("""
 SELECT id FROM incoming_emails WHERE id = ANY(:email_ids) AND looked_up_at IS NULL

@@ -1,13 +1,20 @@
 """An e-mail that its look-up recognises as an erased one goes with all that hangs on it."""
 
+from functools import partial
+
 import asyncpg
 
 from service.custody import erasure
 from service.custody.scopes import scope_of
+from service.jobs import messages, tickets
 from service.jobs.arrival import receive
+from service.jobs.messages import KeptComment
+from service.jobs.tickets import TicketKey
 from service.resources import Resources
+from tests.custody.test_loose_objects import comment
 from tests.support.erasing_emails import tables_with
 from tests.support.evidence import add_whole, arrival, codes, finish_later, keep_message, place_all
+from tests.support.messages import put
 from tests.support.rows import add
 
 
@@ -50,3 +57,34 @@ async def test_nothing_stays_of_an_email_that_is_recognised_late(
     await finish_later(res)
     await place_all(res, wants_head=True)
     assert await codes(res) == set()
+
+
+async def test_a_ticket_whose_last_email_is_erased_during_its_look_up_is_forgotten_with_it(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    """The look-up needs its row, and deletes it at its end: it has the subject."""
+    ticket, other = TicketKey("1", "4711"), TicketKey("1", "4712")
+    gone = await add(database, account_id="1", comment_id="1", raw_body=b"{}", raw_headers="[]")
+    await add(database, account_id="1", zendesk_ticket_id="4712", comment_id="2")
+    assert await res.run(partial(tickets.lease, tickets=[ticket, other])) == [True, True]
+    await database.execute("UPDATE tickets SET subject = 'A secret.'")
+    erasure_id = await erasure.start(res, scope_of({"email": gone}), "Asked for.", "ada")
+    assert (await erasure.run(res, erasure_id)).status == "done"
+
+    await res.run(partial(tickets.release, tickets=[ticket, other]))
+
+    rows = await database.fetch("SELECT ticket_id, looking_until FROM tickets")
+    assert [tuple(row) for row in rows] == [("4712", None)]
+
+
+async def test_a_look_up_that_outlasts_its_lease_goes_on_without_a_ticket(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    """Its last e-mail was removed meanwhile, and the ticket with it; another comment of it is kept."""
+    ticket = TicketKey("1", "4711")
+    assert await database.fetchval("SELECT count(*) FROM tickets") == 0
+    async with res.engine.connect() as conn:
+        kept = KeptComment(comment("1"), await put(res, b"{}"), None)
+        [job] = await messages.keep(conn, ticket, [kept], waiting=(), sync_status="not_applicable")
+
+    assert await database.fetchval("SELECT email_id FROM messages") == job.email_id
