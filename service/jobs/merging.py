@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, TextClause, bindparam, func, literal, select, text
+from sqlalchemy import BigInteger, Boolean, Text, TextClause, bindparam, func, literal, select, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -14,6 +14,7 @@ from service.jobs.merged_files import FilePlan, files_by_email, move_files, plan
 from service.jobs.retries import FINISHED_STATES, reopen_parts, requeue, restart_sync
 from service.postgres import evidence_log
 from service.postgres.email_tables import NOT_CAPTURED, REVISED, IncomingEmail
+from service.postgres.held_emails import holds_on
 from service.telemetry.metrics import TRANSITIONS
 
 _REQUEUED = TRANSITIONS.labels("queued", "merge")
@@ -84,6 +85,7 @@ async def _merge_round(conn: AsyncConnection, pairs: Sequence[Pair]) -> list[Pai
     if not pairs:
         return []
     given = {"into": [pair.into for pair in pairs], "gone": [pair.gone for pair in pairs]}
+    held = await holds_on(conn, given["gone"])
     # A merge keeps one of two records, and one of two equal files.
     await note_named(conn, given["gone"])
     plans = await _move_files(conn, pairs, states)
@@ -93,6 +95,7 @@ async def _merge_round(conn: AsyncConnection, pairs: Sequence[Pair]) -> list[Pai
     await _keep_other_columns(conn, pairs)
     await conn.execute(_DELETE_PARTS, given)
     await conn.execute(_JOIN, given)
+    await _keep_held(conn, pairs, held)
     into = [{"into": pair.into} for pair in pairs]
     await evidence_log.record(conn, "merged", into, [pair.gone for pair in pairs])
     await evidence_log.restate(conn, [pair.into for pair in pairs])
@@ -162,6 +165,16 @@ async def _requeue(conn: AsyncConnection, email_ids: Sequence[int]) -> None:
     rows = (await conn.execute(select(queued.c.id).add_cte(*reopen_parts(queued)))).all()
     await conn.execute(_MAKE_DUE, {"email_ids": email_ids})
     _REQUEUED.inc(len(rows))
+
+
+async def _keep_held(conn: AsyncConnection, pairs: Sequence[Pair], held: Mapping[int, Sequence[str]]) -> None:
+    """List each e-mail in the holds whose filter covered the other one, and does not know it by its own sender and times."""
+    now = await holds_on(conn, [pair.into for pair in pairs if pair.gone in held])
+    lost = [(name, pair.into) for pair in pairs for name in held.get(pair.gone, ())]
+    lost = [(name, email_id) for name, email_id in lost if name not in now.get(email_id, ())]
+    if lost:
+        names, email_ids = zip(*lost, strict=True)
+        await conn.execute(_HOLD, {"names": [*names], "email_ids": [*email_ids]})
 
 
 async def _keep_other_columns(conn: AsyncConnection, pairs: Sequence[Pair]) -> None:
@@ -288,6 +301,11 @@ UPDATE incoming_emails AS email SET
     identified = email.identified OR gone.identified
 FROM gone WHERE email.id = gone.into_id
 """)  # noqa: S608 names of ours
+_HOLD = text("""
+INSERT INTO held_emails (hold_id, email_id)
+SELECT id, email_id FROM unnest(:names, :email_ids) AS lost (name, email_id) JOIN holds USING (name)
+ON CONFLICT DO NOTHING
+""").bindparams(bindparam("names", type_=ARRAY(Text)), *_IDS)
 _NOTIFY = text("UPDATE incoming_emails SET has_news = true WHERE id = ANY(:email_ids)").bindparams(*_IDS)
 _MAKE_DUE = text("UPDATE incoming_emails SET due_at = now() WHERE id = ANY(:email_ids)").bindparams(*_IDS)
 # Each state of a finished e-mail has its own version in the targets.

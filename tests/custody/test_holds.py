@@ -10,18 +10,21 @@ from typing import Any
 import asyncpg
 import pytest
 from pydantic import ValidationError
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 
 from service.custody.holds import HoldOrder, release_hold, set_hold
 from service.custody.scopes import scope_of
 from service.errors import Rejected
+from service.jobs import identity
 from service.postgres.email_tables import IncomingEmail
 from service.postgres.engine import connect, transaction
-from service.postgres.held_emails import held_among
+from service.postgres.held_emails import held_among, holds_on
+from service.postgres.hold_tables import HeldEmail
 from service.postgres.selection import LastingFilter
 from service.queries.custody import get_hold
 from service.resources import Resources
 from tests.conftest import eventually
+from tests.support.merging import add_email
 from tests.support.rows import NOON, add, is_waiting_for_a_lock
 
 HOUR = timedelta(hours=1)
@@ -295,3 +298,27 @@ async def test_a_hold_that_covers_everything_says_what_it_was_set_for(
     assert unfit.unfit
     assert (unfit.filter, unfit.unfit.sender) == (LastingFilter(), "Ada <ada@a.example>")
     assert (fit.filter, fit.unfit) == (LastingFilter(sender=ADA), None)
+
+
+@pytest.mark.parametrize(
+    "wanted", [LastingFilter(sender="bob@customer.example"), LastingFilter(received_after=NOON)]
+)
+async def test_what_a_filter_covers_stays_held_in_the_email_that_it_becomes_part_of(
+    res: Resources, database: asyncpg.Connection, wanted: LastingFilter
+) -> None:
+    """Two webhooks about one comment may name two senders, and come at two times."""
+    before = NOON - timedelta(hours=1)
+    into = await add_email(database, from_email="ann@customer.example", received_at=before)
+    gone = await add_email(database, from_email="bob@customer.example", received_at=NOON)
+    other = await add_email(database, comment_id="816", from_email="ann@customer.example", received_at=before)
+    await set_hold(res, HoldOrder("audit", "An audit.", wanted), "ada")
+
+    async with connect(res.engine) as conn:
+        await identity.merge(conn, into, gone)
+        held = await holds_on(conn, [into, other])
+        shown = await conn.scalar(select(HeldEmail.email_id))
+    await release_hold(res, "audit", "ada", "Over.")
+
+    assert (held, shown) == ({into: ["audit"]}, into)
+    async with connect(res.engine) as conn:
+        assert await holds_on(conn, [into]) == {}
