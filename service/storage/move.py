@@ -127,21 +127,33 @@ class _Move:
                 self.done.stopped = exc.message
 
     async def take_heads(self) -> None:
-        """Copy the heads of the evidence log, which are few and small."""
+        """Copy the heads of the evidence log, which are few and small; one that TO has otherwise is a problem, and stays."""
         try:
             there = {*await objects.heads(self.target)}
-            for key in await objects.heads(self.source):
-                content = await objects.read_head(self.source, key)
-                if key not in there:
-                    await objects.keep_head(self.target, key, content)
-                    self.done.copied += 1
-                    self.done.copied_bytes += len(content)
-                else:
-                    self.done.skipped += 1
-                if self.delete and await self._has_head(key, content):
-                    await self.source.remove(key)
+            here = await objects.heads(self.source)
         except HoldfastError as exc:
             self._note("heads/", exc)
+            return
+        for key in here:
+            try:
+                await self._take_head(key, is_there=key in there)
+            except HoldfastError as exc:
+                self._note(key, exc)
+
+    async def _take_head(self, key: str, *, is_there: bool) -> None:
+        content = await objects.read_head(self.source, key)
+        if not is_there:
+            await objects.keep_head(self.target, key, content)
+        # Also after a copy: a storage keeps what it has.
+        if await objects.read_head(self.target, key) != content:
+            raise Permanent("object_damaged", f"the head {key} in TO is another one; the one in FROM stays")
+        if is_there:
+            self.done.skipped += 1
+        else:
+            self.done.copied += 1
+            self.done.copied_bytes += len(content)
+        if self.delete:
+            await objects.remove_head(self.source, key)
 
     def judge(self) -> None:
         """Report a problem if there was nothing to move: FROM may be mistyped, and TO would be used while empty."""
@@ -169,11 +181,6 @@ class _Move:
         else:
             self._in_a_row = 0
         self.watch.progress(self.done)
-
-    async def _has_head(self, key: str, content: bytes) -> bool:
-        if await objects.read_head(self.target, key) == content:
-            return True
-        raise Permanent("object_damaged", f"the head {key} in TO is another one; the one in FROM stays")
 
     async def _verify(self, key: str) -> None:
         """Raise Permanent unless the hash of the target's object is that of its key."""

@@ -42,6 +42,7 @@ __all__ = [
     "ranges",
     "read_head",
     "remove",
+    "remove_head",
     "sign",
     "stat",
 ]
@@ -222,6 +223,13 @@ async def read_head(storage: Storage, key: str, most: int = 64 * 1024) -> bytes:
     _guard(key, HEAD_KEY)
     with _translated(storage, key):
         return await storage.read(key, 0, min(await storage.size(key), most))
+
+
+async def remove_head(storage: Storage, key: str) -> None:
+    """Remove a head that another storage has; raises as `remove` does."""
+    _guard(key, HEAD_KEY)
+    with _translated(storage, key), _lock_translated():
+        await storage.remove(key)
 
 
 async def sign(storage: Storage, key: str, *, method: Method, expires: timedelta) -> str | None:

@@ -146,6 +146,47 @@ async def test_heads_of_the_evidence_log_are_counted_as_objects_are(disk: Direct
     assert [each["skipped"] for each in counts] == [0, len(ALL) + 1]
 
 
+@pytest.mark.parametrize("options", [(), ("--delete",)])
+async def test_a_head_that_the_target_has_otherwise_is_named_and_all_others_are_copied(
+    disk: Directory, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """After a restore, two storages may have heads of two histories under one number."""
+    await fill(disk, {key(b"one"): b"one"})
+    other = Directory(tmp_path / "other")
+    names = [f"heads/{'0' * 32}/{number:012}.json" for number in range(3)]
+    for name in names:
+        await asyncio.to_thread(write, disk.root / name, b"{}")
+    await asyncio.to_thread(write, other.root / names[1], b"[]")
+    await asyncio.to_thread((other.root / ".spool").mkdir, parents=True)
+
+    done = await move(disk.url, other.url, *options)
+
+    assert (done.code, "is another one; the one in FROM stays" in done.err) == (1, True)
+    there = [await asyncio.to_thread((other.root / name).read_bytes) for name in names]
+    assert there == [b"{}", b"[]", b"{}"]
+    assert await asyncio.to_thread((disk.root / names[1]).read_bytes) == b"{}"
+
+
+async def test_a_head_that_the_source_does_not_let_go_is_named(disk: Directory, there: InBucket) -> None:
+    """A bucket may have an object lock for heads."""
+    name = f"heads/{'0' * 32}/000000000001.json"
+    await there.place(name, b"{}")
+    await fill(there, {key(b"one"): b"one"})
+    await asyncio.to_thread((disk.root / ".spool").mkdir, parents=True)
+    assert (await move(there.url, disk.url)).code == 0
+    there.bucket.faults.append(Fault(refuses(403, "AccessDenied"), ("post", "delete"), times=math.inf))
+
+    done = await move(there.url, disk.url, "--delete")
+
+    assert done.code == 1
+    assert f"{name}: object_locked: the storage refuses to remove the object: AccessDenied" in done.err
+
+
+def write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
 async def test_objects_beyond_one_page_of_a_listing_are_moved(disk: Directory, tmp_path: Path) -> None:
     target = Directory(tmp_path / "target")
     many = {key(content): content for content in (b"%d" % number for number in range(1_100))}
