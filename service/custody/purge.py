@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.custody import receipts
 from service.custody.removal import remove
-from service.custody.retention import Due, due, lock_due
+from service.custody.retention import Due, due_and_held, lock_due
 from service.errors import HoldfastError, Permanent, Transient
 from service.faultpoints import reach
 from service.postgres.engine import connect, transaction
@@ -46,6 +47,7 @@ class Run:
     lease_number: int
     place: int
     rules: Counter[str] = field(default_factory=Counter)
+    held: Sequence[int] = ()  # e-mails that holds keep, in order, which the receipt has not counted yet
 
     @property
     def emails(self) -> int:
@@ -76,13 +78,20 @@ async def purge(res: Resources, actor: str) -> int | None:
     if run is None:
         return None
     try:
-        while found := await _due(res, run.place, LOOK):
+        while True:
+            found, held = await _due(res, run.place, LOOK)
+            # Those before an e-mail that Postgres does not let go are still to be counted.
+            run.held = [*run.held[: bisect_right(run.held, run.place)], *held]
+            if not found:
+                break
             for batch in in_batches(found, min(BATCH, res.settings.purge_per_second)):
                 began = time.monotonic()
                 await _remove(res, run, batch)
                 # Intake and attempts share Postgres with the purge.
                 rest = len(batch) / res.settings.purge_per_second - (time.monotonic() - began)
                 await asyncio.sleep(max(0.0, rest))
+        if run.held:
+            await res.run(lambda conn: _save_progress(conn, run, run.held[-1], run.rules))
     except BaseException:
         with suppress(HoldfastError):  # otherwise the lease ends by itself
             await asyncio.shield(res.run(lambda conn: conn.execute(_HAND_BACK, _fence(run))))
@@ -95,7 +104,7 @@ async def purge(res: Resources, actor: str) -> int | None:
 async def _begin(res: Resources, actor: str) -> Run | None:
     """Continue a run that nobody has claimed, or begin one if something is due."""
     run = await res.run(_take)
-    if run is not None or not await _due(res, 0, 1):
+    if run is not None or not (await _due(res, 0, 1))[0]:
         return run
     with suppress(Permanent):  # another process has begun one
         await res.run(lambda conn: receipts.begin(conn, "purge", actor))
@@ -107,10 +116,10 @@ async def _take(conn: AsyncConnection) -> Run | None:
     return None if row is None else Run(row.id, row.lease_number, row.place, Counter(row.rules or {}))
 
 
-async def _due(res: Resources, place: int, most: int) -> Sequence[Due]:
-    """Return the next e-mails that are due; this may read many rows, in short statements."""
+async def _due(res: Resources, place: int, most: int) -> tuple[Sequence[Due], Sequence[int]]:
+    """Return the next e-mails that are due, and held ones; this may read many rows, in short statements."""
     async with connect(res.engine) as conn:
-        return await due(conn, place, most, floor_days=res.settings.retention_floor_days)
+        return await due_and_held(conn, place, most, floor_days=res.settings.retention_floor_days)
 
 
 async def _remove(res: Resources, run: Run, batch: Sequence[Due]) -> None:
@@ -128,6 +137,7 @@ async def _remove(res: Resources, run: Run, batch: Sequence[Due]) -> None:
         run.place = batch[0].email_id
         return
     run.place = batch[-1].email_id
+    run.held = run.held[bisect_right(run.held, run.place) :]
     run.rules += removed
     EMAILS_REMOVED.labels("purge").inc(removed.total())
     reach(res.settings.fault_points, "after_purge_batch")
@@ -142,11 +152,17 @@ async def _remove_batch(
     gone = await remove(conn, [each.email_id for each in locked], run.receipt_id)
     removed = {each.email_id for each in gone}
     counts = Counter(each.rule for each in locked if each.email_id in removed)
-    progress = {"place": batch[-1].email_id, "rules": dict(run.rules + counts), "lease": LEASE}
     # The last statement, in the order of locks of those that remove objects.
+    await _save_progress(conn, run, batch[-1].email_id, run.rules + counts)
+    return counts
+
+
+async def _save_progress(conn: AsyncConnection, run: Run, place: int, rules: Counter[str]) -> None:
+    """Save how far a run is, and count the held e-mails up to there; raises Transient if another process has the lease."""
+    held = bisect_right(run.held, place)
+    progress = {"place": place, "rules": dict(rules), "held": held, "lease": LEASE}
     if await conn.scalar(_PROGRESS, {**_fence(run), **progress}) is None:
         raise Transient("lease_lost", "Another process continues this purge.")
-    return counts
 
 
 def _fence(run: Run) -> dict[str, int]:
@@ -165,6 +181,6 @@ WHERE id = (
 RETURNING id, lease_number, place, rules
 """).bindparams(_LEASE)
 _PROGRESS = text(f"""
-UPDATE receipts SET place = :place, rules = :rules, lease_until = now() + :lease WHERE {_MINE} RETURNING id
+UPDATE receipts SET place = :place, rules = :rules, held = held + :held, lease_until = now() + :lease WHERE {_MINE} RETURNING id
 """).bindparams(*_TYPES, _LEASE, bindparam("place", type_=BigInteger()), bindparam("rules", type_=JSON()))  # noqa: S608 constants of ours
 _HAND_BACK = text(f"UPDATE receipts SET lease_until = now() WHERE {_MINE}").bindparams(*_TYPES)  # noqa: S608 constants of ours

@@ -37,6 +37,7 @@ from service.postgres.email_tables import (
     in_status,
 )
 from service.postgres.held_emails import holds_on, share_custody
+from service.postgres.rows import in_batches
 from service.postgres.search import inline_number, matches
 
 # The rows that one statement examines.
@@ -89,20 +90,33 @@ async def due(
     It reads all e-mails after `after_id` until it has found enough, in statements of their own: call it outside of a
     transaction, for some thousands at once, and `lock_due` inside of each transaction that deletes.
     """
+    return (await due_and_held(conn, after_id, limit, floor_days=floor_days, examined=examined))[0]
+
+
+async def due_and_held(
+    conn: AsyncConnection, after_id: int, limit: int, *, floor_days: int, examined: int = EXAMINED
+) -> tuple[list[Due], list[int]]:
+    """Return the same as `due`, and the ids of held e-mails whose time is over, in order.
+
+    These are the ones before the last e-mail to delete, or all that follow if there are no more to delete.
+    """
     rules = await load_binding_rules(conn)
     kept = [rule.keep_days for rule in rules if rule.keep_days is not None]
     if not kept or not await conn.scalar(_any_older_than(max(floor_days, min(kept)))):
-        return []
+        return [], []
     found: list[Due] = []
+    held: list[int] = []
     place: int | None = after_id
     while place is not None and len(found) < limit:
         step, place = await _next(conn, rules, floor_days, place, examined)
-        for first in range(0, len(step), limit):
+        for some in in_batches(step, limit):
             if len(found) < limit:
-                some = step[first : first + limit]
-                held = await holds_on(conn, [each.email_id for each in some])
-                found += [each for each in some if each.email_id not in held]
-    return found[:limit]
+                kept_back = await holds_on(conn, [each.email_id for each in some])
+                found += [each for each in some if each.email_id not in kept_back]
+                held += sorted(kept_back)
+    found = found[:limit]
+    is_full = len(found) == limit
+    return found, [each for each in held if not is_full or each < found[-1].email_id]
 
 
 async def lock_due(conn: AsyncConnection, email_ids: Sequence[int], *, floor_days: int) -> list[Due]:

@@ -11,6 +11,8 @@ import pytest
 
 from service.config.settings import Settings
 from service.custody.purge import purge
+from service.custody.retention_rules import load_binding_rules
+from service.custody.simulation import simulate
 from service.errors import Transient
 from service.resources import Resources, open_resources
 from service.storage.spool import object_key
@@ -101,6 +103,28 @@ async def test_what_is_due_goes_once_wherever_the_process_ends(
         assert {*requested} == {object_key(content(f"file {number}")) for number in range(3)}
         await database.execute(EMPTY)
     assert halves == examples(3)
+
+
+@pytest.mark.parametrize("stops_after", [0, 1, 3])
+async def test_a_receipt_counts_each_email_that_a_hold_kept_once(
+    settings: Settings, database: asyncpg.Connection, stops_after: int
+) -> None:
+    """Wherever the process ends. A plan says the same number."""
+    await add_rule(database)
+    old = await add_emails(database, 9)
+    await add_hold(database, "case", None, old[0], old[4], old[7], old[8])
+    few = settings.model_copy(update={"purge_per_second": 2})
+    async with open_resources(few) as res:
+        [planned] = (await simulate(res.engine, await res.run(load_binding_rules), 0)).outcomes
+        await kill(res, database, 5, stops_after)
+        await database.execute("UPDATE receipts SET lease_until = now()")
+    async with open_resources(settings) as fast:
+        await purge(fast, "tests")
+
+    receipt = await database.fetchrow("SELECT emails, held, status FROM receipts")
+    assert (planned.now.emails, planned.held) == (5, 4)
+    assert tuple(receipt) == (5, 4, "done")
+    assert await ids(database) == [old[0], old[4], old[7], old[8]]
 
 
 async def test_two_processes_make_one_receipt(res: Resources, database: asyncpg.Connection) -> None:
