@@ -12,7 +12,9 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     RowMapping,
+    and_,
     bindparam,
+    exists,
     func,
     literal,
     outerjoin,
@@ -105,7 +107,7 @@ class EmailRecord:
 class Document:
     """A document for the targets: a higher version replaces a lower version of the same key.
 
-    `is_first` is false if the job was ever retried by a person, or has ended before.
+    `is_first` is false if the targets may have an earlier version.
     """
 
     key: str
@@ -128,14 +130,6 @@ async def read_each(conn: AsyncConnection, email_ids: Sequence[int]) -> list[Ema
 
 def _columns() -> Sequence[ColumnElement[Any]]:
     """Return the columns of a record."""
-    action = OperatorAction.__table__.c
-    attempt = Attempt.__table__.c
-    has_ended = attempt.outcome.in_(("completed", "failed")) & (attempt.number < IncomingEmail.attempt_number)
-    ends = select(func.count()).where(attempt.email_id == IncomingEmail.id, attempt.number > 0, has_ended)
-    retried = (action.email_id == IncomingEmail.id) & (action.action == "retry")
-    # Two levels deep, SQLAlchemy does not correlate by itself: it would count the attempts of all e-mails.
-    own_ends = ends.correlate(IncomingEmail).scalar_subquery()
-    retries = select(func.count() + own_ends).where(retried)
     file = func.json_build_object(*(part for column in _FILE for part in (literal(column.name), column)))
     files = select(func.json_agg(aggregate_order_by(file, Attachment.position), type_=JSON)).where(
         Attachment.email_id == IncomingEmail.id
@@ -148,9 +142,25 @@ def _columns() -> Sequence[ColumnElement[Any]]:
         *message,
         text,
         key,
-        retries.scalar_subquery().label("retries"),
+        _is_first().label("is_first"),
         files.scalar_subquery().label("files"),
     )
+
+
+def _is_first() -> ColumnElement[bool]:
+    """Say whether all attempts before this version were followed by another one, so that no job has ended before.
+
+    Not every end is an attempt that completed or failed: the last of many abandoned ones is one, a claim that Postgres
+    refuses or a new version without an attempt leaves none, and a row of another system ended before it came.
+    """
+    attempt, action = Attempt.__table__.c, OperatorAction.__table__.c
+    followed = select(func.count()).where(
+        attempt.email_id == IncomingEmail.id,
+        attempt.number.between(1, IncomingEmail.attempt_number - 1),
+        attempt.outcome.in_(("released", "handed_back")),
+    )
+    is_retried = exists().where(action.email_id == IncomingEmail.id, action.action == "retry")
+    return and_(IncomingEmail.attempt_number == followed.scalar_subquery() + 1, ~is_retried)
 
 
 def make_document(record: EmailRecord, links: Mapping[int, Link], public_url: str | None = None) -> Document:
@@ -180,7 +190,7 @@ def make_document(record: EmailRecord, links: Mapping[int, Link], public_url: st
         **message,
         "attachments": [_file(file, links.get(file["position"])) for file in record.files],
     }
-    return Document(str(email["idempotency_key"]), record.version, email["retries"] == 0, content)
+    return Document(str(email["idempotency_key"]), record.version, email["is_first"], content)
 
 
 def permanent_link(public_url: str | None, file: FileRow) -> Link:

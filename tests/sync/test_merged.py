@@ -1,12 +1,15 @@
 """What the targets have of an e-mail that became part of another one: one document that says so, written once."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
 import pytest
 
 from service.config.settings import Settings
-from service.jobs import identity
+from service.jobs import attempts, identity
+from service.jobs.attempts import ClaimRequest, Settlement
+from service.jobs.waiting import Job
 from service.queries.reconciliations import get_reconciliation
 from service.reconcile.run import RunOptions, reconcile
 from service.resources import Resources, open_resources
@@ -108,6 +111,38 @@ async def test_an_email_that_changed_by_a_merge_has_a_new_version(
 
     ((message_id, body),) = endpoint.messages
     assert (message_id, body["data"]["version"]) == ("one:2", 2)
+
+
+async def test_an_email_that_failed_as_abandoned_and_completes_by_a_merge_has_another_message(
+    settings: Settings, database: asyncpg.Connection, endpoint: Receiver
+) -> None:
+    """No person retried it, and none of its attempts failed: but the receiver has a document of it."""
+    first = await add_email(
+        database,
+        "processing",
+        idempotency_key="one",
+        attempt_number=5,
+        abandoned_count=4,
+        lease_until=datetime.now(UTC),
+    )
+    for number in range(1, 5):
+        await add_attempt(database, first, number, "abandoned")
+    await add_attempt(database, first, 5, None)
+    second = await add_email(database, "queued", idempotency_key="two")
+    async with open_resources(syncing(settings, endpoint.url)) as res:
+        await res.run(lambda conn: attempts.take_back(conn, 1, sync_status="pending"))
+        await sync(res, first)
+        await merge(res, first, second)
+        (claim,) = await res.run(
+            lambda conn: attempts.claim(conn, [ClaimRequest(Job(first, 6), "worker.1", timedelta(minutes=1))])
+        )
+        assert claim
+        done = Settlement(claim, "completed", sync_status="pending")
+        assert await res.run(lambda conn: attempts.settle(conn, [done])) == [True]
+        await sync(res, first)
+
+    told = [(message_id, body["data"]["status"]) for message_id, body in endpoint.messages]
+    assert told == [("one:5", "failed"), ("one:6", "completed")]
 
 
 async def test_reconciliation_takes_no_document_of_a_merged_email_for_a_strangers(

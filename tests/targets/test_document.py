@@ -12,6 +12,7 @@ from service.jobs import retries
 from service.postgres.engine import connect
 from service.resources import Resources
 from service.targets.document import digest, make_document, read_records
+from tests.support.merging import add_attempt
 from tests.support.messages import add_message
 from tests.support.rows import NOON, add
 
@@ -87,6 +88,38 @@ async def test_only_an_earlier_end_of_its_own_job_makes_a_document_a_further_one
 
     is_first = {email_id: make_document(record, {}).is_first for email_id, record in records.items()}
     assert is_first == {1: False, 2: True}
+
+
+@pytest.mark.parametrize(
+    ("version", "outcomes", "is_first"),
+    [
+        (3, ["released", "handed_back", "completed"], True),
+        (6, ["abandoned"] * 5 + ["completed"], False),
+        (2, ["released"], True),
+        (2, [None, "completed"], False),
+        (2, ["completed"], False),
+        (0, [], False),
+    ],
+    ids=[
+        "retries",
+        "abandoned",
+        "refused claim",
+        "after a refused claim",
+        "version without an attempt",
+        "taken over",
+    ],
+)
+async def test_a_document_is_the_first_one_only_where_each_earlier_attempt_was_followed_by_another(
+    res: Resources, database: asyncpg.Connection, *, version: int, outcomes: list[str | None], is_first: bool
+) -> None:
+    """A receiver drops what comes with an id that it knows: it would keep the earlier document for ever."""
+    await add(database, processing_status="completed", attempt_number=version)
+    for number, outcome in enumerate(outcomes, 1):
+        if outcome:
+            await add_attempt(database, 1, number, outcome)
+
+    async with connect(res.engine) as conn:
+        assert make_document((await read_records(conn, [1]))[1], {}).is_first is is_first
 
 
 async def document_of(res: Resources, public_url: str | None = None) -> Mapping[str, Any]:
