@@ -58,6 +58,7 @@ _IS_DENSE = re.compile(f"[{_DENSE}]")
 _RUNS = re.compile(rf"[{_DENSE}]+|[^{_DENSE}]+")
 _PARTS = re.compile(r"[-/._@'+&,]+")
 _LIST_COMMA = re.compile(r"(?<!\d),|,(?!\d)")  # other commas are part of an amount
+_LETTERS_IN_ORDER = re.compile("s+|.")
 _LETTERS_BEFORE_NUMBER = re.compile(r"\D{1,8}(?=\d{3})")
 # Numbers written in groups, as an IBAN or a telephone number is.
 _GROUPS = re.compile(r"(?<!\S)[a-z]{0,3}\d{1,6}(?: \d{1,6}){1,11}(?!\S)")
@@ -234,10 +235,12 @@ def _spellings(word: str) -> str:
     is_number = len(word) >= _IN_GROUPS and word[-1].isdecimal()
     between = rf"[{_LEFT_OUT}\-/._@'+&,{' ' if is_number else ''}]{{0,3}}"
     letters: list[str] = []
-    for place, letter in enumerate(word):
-        if letter == "s" and place and word[place - 1] == "s":
-            letters.append("s?")
-        elif letter in "aou" and place + 1 < len(word):
+    for found in _LETTERS_IN_ORDER.finditer(word):
+        letter = found[0]
+        if len(letter) > 1:
+            # One repetition: a text would match many optional letters in countless ways.
+            letters.append(f"s(?:{between}s){{0,{len(letter) - 1}}}")
+        elif letter in "aou" and found.end() < len(word):
             letters.append(f"{letter}(?:{_LEFT_OUT}{{0,3}}e)?")
         else:
             letters.append(re.escape(letter))

@@ -31,6 +31,9 @@ def excerpt(query: str, text: str) -> MatchView | None:
         ("書", "御発注書です", "書"),
         ("ada@firma", "<ada@firma.example>", "ada@firma"),
         ("ung", "Kündigung", None),
+        ("ku", "Kuendigung", "Ku"),
+        ("pssst", "Ps-st!", "Ps-st"),
+        ("s" * 50 + "x", f"s{'-' * 500}, {'s' * 40}, {'ß' * 30}", None),
         ("(.*", "(.*", None),
     ],
 )
