@@ -151,6 +151,21 @@ async def test_missing_or_damaged_object_is_an_error_not_a_partial_file(
     assert (damaged["code"], missing["code"]) == ("object_damaged", "object_missing")
 
 
+@pytest.mark.parametrize("name", ["content", "preview"])
+async def test_other_bytes_of_the_same_size_are_never_a_whole_file(
+    client: Client, database: asyncpg.Connection, res: Resources, settings: Settings, name: str
+) -> None:
+    await add_file(database, res, b"content")
+    await database.execute("UPDATE attachments SET detected_type = 'image/png'")
+    place = await object_path(database, settings)
+    await asyncio.to_thread(place.write_bytes, b"c0ntent")
+
+    base = EMAILS if name == "content" else "/emails"
+    problem = await refused(client, "GET", f"{base}/1/attachments/0/{name}", 500)
+
+    assert problem["code"] == "object_damaged"
+
+
 async def add_large_file(
     database: asyncpg.Connection, res: Resources, settings: Settings
 ) -> tuple[str, Path]:

@@ -8,8 +8,9 @@ from urllib.parse import quote
 import structlog
 from aiohttp import web
 
-from service.errors import HoldfastError, Permanent, Rejected, Transient
+from service.errors import HoldfastError, Rejected, Transient
 from service.formatting import safe_file_name
+from service.queries.messages import StoredContent
 from service.queries.views import AttachmentView
 from service.resources import Resources
 from service.storage import objects
@@ -18,16 +19,14 @@ log = structlog.get_logger()
 
 
 async def open_content(res: Resources, attachment: AttachmentView) -> AsyncIterator[bytes]:
-    """Open the object of an attachment.
+    """Open the object of an attachment; its last piece comes only after the hash was compared.
 
-    Raises Rejected (409) if the file is not stored, Permanent if the size of the object is wrong.
+    Raises Rejected (409) if the file is not stored, and the errors of `StoredContent.open`.
     """
     if attachment.object_key is None:
         raise Rejected(409, "not_stored", f"The file is {attachment.status}, not stored.")
-    opened = await objects.open(res.storage, attachment.object_key)
-    if opened.size != attachment.size:
-        raise Permanent("object_damaged", f"The object has {opened.size} bytes, not {attachment.size}.")
-    return opened.chunks
+    content = StoredContent(attachment.object_key, attachment.sha256 or "", attachment.size or 0)
+    return await content.open(res.storage)
 
 
 def content_headers(attachment: AttachmentView) -> dict[str, str]:
