@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
+from yarl import URL
 
 from service.alerts import (
     connection,
@@ -19,6 +20,7 @@ from service.alerts.condition import Condition, OpenAlerts, clean
 from service.alerts.record import Turn
 from service.config.settings import Settings
 from service.postgres.pool import ADVICE, Usage, usage
+from service.zendesk.rate_limit import key_of
 
 
 async def find_conditions(
@@ -30,6 +32,7 @@ async def find_conditions(
     """
     newest, now = await webhooks.newest_arrival(conn)
     limit = timedelta(seconds=settings.alert_waiting_seconds)
+    account = settings.account_url and key_of(URL(settings.account_url))
     conditions = [
         *await failures.find(conn, opened),
         *await webhooks.find_quarantined(conn, opened),
@@ -39,7 +42,8 @@ async def find_conditions(
         *await credentials.find_waiting(conn, limit, now),
         *await webhooks.find_silence(conn, newest, now, settings.alert_silence_seconds, opened),
         *webhooks.find_bad_signatures(turn, newest, settings.alert_signature_failures),
-        *await connection.find(conn),
+        # An account that is not ours any more is not checked: its drift would never end.
+        *(drift for drift in await connection.find(conn) if drift.key == account),
         *await reconciliation.find(conn, settings.reconcile_hours),
         *await evidence.find(conn, settings.evidence_verify_hours),
         *await source.find(conn, settings),

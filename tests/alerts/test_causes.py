@@ -14,6 +14,7 @@ from service.alerts.failures import MAX_HOSTS, FailedGroup
 from service.alerts.record import Turn
 from service.alerts.webhooks import MAX_CODES, MAX_READ
 from service.config.settings import Settings
+from service.connect.record import account_of
 from service.formatting import duration
 from service.postgres.engine import connect
 from service.resources import Resources
@@ -56,6 +57,21 @@ async def test_what_a_back_fill_finds_is_no_webhook(find: Find, database: asyncp
     await database.execute("UPDATE incoming_emails SET received_at = $1 WHERE origin = 'webhook'", NOW - HOUR)
 
     assert {*await find(**bad)} == {"signatures"}
+
+
+async def test_drift_is_that_of_our_account_alone(
+    find: Find, res: Resources, database: asyncpg.Connection
+) -> None:
+    """Nothing checks an account that was set before, so an alert about it would never end."""
+    for account in ("https://former.zendesk.com", account_of(res)):
+        await database.execute(
+            "INSERT INTO connections (account, endpoint, webhook_id, trigger_id, condition, drift, drift_since)"
+            " VALUES ($1, 'https://h.example', '1', '2', 'mail', $2, now())",
+            account,
+            '[{"code": "webhook_gone", "text": "It is gone."}]',
+        )
+
+    assert {*await find()} == {f"drift {account_of(res)}"}
 
 
 async def test_failures_are_one_condition_per_error_and_host(
