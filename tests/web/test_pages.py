@@ -4,6 +4,7 @@ import asyncio
 import re
 import tracemalloc
 from html import unescape
+from urllib.parse import quote
 
 import asyncpg
 import pytest
@@ -291,6 +292,24 @@ async def test_error_in_a_filter_is_shown_on_the_page(client: Server) -> None:
 
     assert "Invalid filter: received_after: Input should be" in words_of(page)
     assert 'value="x"' in page
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ("2026-01-31", "2026-01-31T00:00:00"),
+        ("2026-01-31T18:00+02:00", "2026-01-31T16:00:00"),
+        ("2026-01-31T18:00:59.5Z", "2026-01-31T18:00:59"),
+        ("2026-01-31T18:00", "2026-01-31T18:00:00"),
+        ("yesterday", "yesterday"),
+    ],
+)
+async def test_the_form_has_the_time_of_the_filter_in_utc(client: Server, typed: str, shown: str) -> None:
+    """Its next submission would take another time, or none."""
+    status = 400 if typed == "yesterday" else 200
+    page = await read(client, f"/emails?received_after={quote(typed)}", status=status)
+
+    assert f'name="received_after" type="datetime-local" value="{shown}"' in page
 
 
 async def test_empty_fields_of_a_form_are_no_filters(client: Server) -> None:

@@ -18,6 +18,7 @@ from service.web.handling.requests import Model, read_parameters
 # Parameters that are no filters.
 OWN = ("notice", "live", "page", "what", "action", "view")
 _FIELDS = tuple(Selection.model_fields)
+_TIMES = {"received_after", "received_before"}
 # A list loads so many pages by itself.
 MOST_PAGES = 20
 
@@ -50,8 +51,10 @@ class EmailQuery:
 
     @property
     def filled(self) -> Mapping[str, str]:
-        """The values of all fields in the form."""
-        return {**dict.fromkeys(_FIELDS, ""), **self.chosen}
+        """The values of all fields in the form; its times are in UTC, however they were written."""
+        given = self.filter.model_dump(include=_TIMES, exclude_none=True) if self.filter else {}
+        times = {name: time.isoformat() for name, time in given.items()}
+        return {**dict.fromkeys(_FIELDS, ""), **self.chosen, **times}
 
     def without(self, *names: str) -> str:
         """Return the address of the first page without these filters."""
