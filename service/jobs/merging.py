@@ -30,13 +30,14 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """What a merge needs to know of a locked row."""
+    """What a merge needs to know of a locked row; `told` is what the documents of the targets say of the row itself."""
 
     email_id: int
     status: str
     sync_status: str
     sync_attempt_number: int
     has_message: bool
+    told: str
 
     @property
     def is_finished(self) -> bool:
@@ -80,7 +81,7 @@ async def lock(conn: AsyncConnection, email_ids: Sequence[int]) -> None:
 
 async def _merge_round(conn: AsyncConnection, pairs: Sequence[Pair]) -> list[Pair]:
     email_ids = [number for pair in pairs for number in (pair.into, pair.gone)]
-    states = {row.id: _State(*row) for row in await conn.execute(_STATES, {"email_ids": email_ids})}
+    states = await _read_states(conn, email_ids)
     pairs = [pair for pair in pairs if pair.into in states and pair.gone in states]
     if not pairs:
         return []
@@ -101,6 +102,10 @@ async def _merge_round(conn: AsyncConnection, pairs: Sequence[Pair]) -> list[Pai
     await evidence_log.restate(conn, [pair.into for pair in pairs])
     await _reopen(conn, pairs, states, plans)
     return list(pairs)
+
+
+async def _read_states(conn: AsyncConnection, email_ids: Sequence[int]) -> Mapping[int, _State]:
+    return {row.id: _State(*row) for row in await conn.execute(_STATES, {"email_ids": email_ids})}
 
 
 async def _move_files(
@@ -135,7 +140,8 @@ async def _reopen(
     if queued:
         await _requeue(conn, queued)
     others = [pair for pair in pairs if states[pair.into].is_finished and pair.into not in set(queued)]
-    changed = [pair for pair in others if _is_changed(states, plans, pair)]
+    joined = await _read_states(conn, [pair.into for pair in others])
+    changed = [pair for pair in others if _is_changed(states, plans, pair, joined[pair.into])]
     if changed:
         await conn.execute(_REVISE, {"email_ids": [pair.into for pair in changed]})
     to_sync = [pair.into for pair in others if _needs_sync(states, pair, is_changed=pair in changed)]
@@ -148,9 +154,11 @@ def _needs_attempt(state: _State, plan: FilePlan) -> bool:
     return state.is_finished and (state.status == "failed" or plan.has_pending)
 
 
-def _is_changed(states: Mapping[int, _State], plans: Mapping[Pair, FilePlan], pair: Pair) -> bool:
+def _is_changed(
+    states: Mapping[int, _State], plans: Mapping[Pair, FilePlan], pair: Pair, joined: _State
+) -> bool:
     has_new_message = states[pair.gone].has_message and not states[pair.into].has_message
-    return plans[pair].has_changed or has_new_message
+    return plans[pair].has_changed or has_new_message or joined.told != states[pair.into].told
 
 
 def _needs_sync(states: Mapping[int, _State], pair: Pair, *, is_changed: bool) -> bool:
@@ -201,7 +209,10 @@ _PAIR = "unnest(:into, :gone) AS pair (into_id, gone_id)"
 _BY_INDEX = text("SELECT set_config('enable_seqscan', 'off', true)")
 _STATES = text("""
 SELECT id, processing_status, sync_status, sync_attempt_number,
-    EXISTS (SELECT FROM messages WHERE email_id = id) AS has_message
+    EXISTS (SELECT FROM messages WHERE email_id = id) AS has_message,
+    CAST(to_json(ARRAY[
+        from_email, from_name, subject, CAST(sent_at AS text), comment_id, error_code, processing_error
+    ]) AS text) AS told
 FROM incoming_emails WHERE id = ANY(:email_ids)
 """).bindparams(*_IDS)
 

@@ -113,6 +113,29 @@ async def test_an_email_that_changed_by_a_merge_has_a_new_version(
     assert (message_id, body["data"]["version"]) == ("one:2", 2)
 
 
+@pytest.mark.parametrize(
+    "known",
+    [
+        {"subject": "Invoice"},
+        {"from_email": "ann@customer.example", "from_name": "Ann"},
+        {"sent_at": datetime(2026, 1, 31, tzinfo=UTC)},
+    ],
+    ids=["subject", "sender", "date"],
+)
+async def test_an_email_that_learns_by_a_merge_what_its_webhook_lacked_has_a_new_version(
+    settings: Settings, database: asyncpg.Connection, endpoint: Receiver, known: dict[str, Any]
+) -> None:
+    first = await add_finished(database, "one")
+    second = await add_email(database, sync_status="not_applicable", **known)
+    async with open_resources(syncing(settings, endpoint.url)) as res:
+        await merge(res, first, second)
+        await sync(res, first)
+
+    ((message_id, body),) = endpoint.messages
+    assert (message_id, body["data"]["version"]) == ("one:2", 2)
+    assert body["data"][next(iter(known))] is not None
+
+
 async def test_an_email_that_failed_as_abandoned_and_completes_by_a_merge_has_another_message(
     settings: Settings, database: asyncpg.Connection, endpoint: Receiver
 ) -> None:
