@@ -50,7 +50,7 @@ async def find_conditions(
         *_find_connections(await usage(conn), refused=refused),
     ]
     if settings.sync_url:
-        conditions += await syncs.find(conn, limit, now)
+        conditions += [*await syncs.find(conn, limit, now), *await syncs.find_deletions(conn, now)]
     return conditions
 
 

@@ -16,6 +16,7 @@ _PATHS = {
     "waiting": "/emails?status=queued",
     "no_worker": "/emails?status=queued",
     "reconciliation": "/reconciliations",
+    "sync deletions": "/receipts",
 }
 _RESOLVED = {
     "failures": "No e-mail of the last 24 hours is still failed with this error.",
@@ -36,6 +37,7 @@ _RESOLVED = {
     "suspended": "Zendesk holds back no e-mail of the last 24 hours as suspended.",
     "suspended late": "Zendesk's suspended e-mails are kept again.",
     "evidence": "A verification of the evidence log ended, and nothing on record differs from it.",
+    "sync deletions": "The targets were told of all e-mails that were removed more than a day ago.",
     "reconciliation restored": "This alert ends after one day. E-mails that were not restored are still missing.",
 }
 
@@ -110,7 +112,7 @@ def test_notice(now: datetime, public_url: str | None) -> Notice:
 def _path(cause: str, key: str) -> str:
     """Return the path of the page that shows the condition; for failures, the list with their filter."""
     if cause != "failures":
-        return _PATHS.get(cause, "/")
+        return _PATHS.get(f"{cause} {key}", _PATHS.get(cause, "/"))
     code, _, host = key.partition("@")
     query = {"status": "failed", "error_code": code or NONE}
     if host != "*":  # stands for several hosts

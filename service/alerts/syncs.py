@@ -1,4 +1,4 @@
-"""Syncs: failed ones, and pending ones that wait too long, perhaps because a target is down."""
+"""Syncs: failed ones, pending ones that wait too long, and targets that still have what was removed."""
 
 from datetime import datetime, timedelta
 
@@ -8,10 +8,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.alerts.condition import COUNT_CAP, Condition, clean, number
 from service.formatting import duration
 from service.postgres.email_tables import OPEN_NOT_SYNCED, TO_SYNC
+from service.postgres.removal_tables import TARGET_DUE
 
 # Older failures cause no alert.
 RECENT = timedelta(days=1)
 MAX_READ = 1000
+# A large purge takes some hours; a deletion that takes longer than this is refused, or the target is down.
+DELETION_LATE = timedelta(days=1)
 
 
 async def find(conn: AsyncConnection, limit: timedelta, now: datetime) -> list[Condition]:
@@ -39,6 +42,20 @@ async def find(conn: AsyncConnection, limit: timedelta, now: datetime) -> list[C
     email_id = failed.email_id if failed.emails else late.email_id
     detail = "\n".join([*lines, "`holdfast check` tests the target."])
     return [Condition("sync", "", min(failed.emails + late.emails, COUNT_CAP), summary, detail, email_id)]
+
+
+async def find_deletions(conn: AsyncConnection, now: datetime) -> list[Condition]:
+    """Report documents of removed e-mails that the targets should not have any more since yesterday."""
+    late = (await conn.execute(_DELETIONS)).one()
+    if late.code is None:  # none is late, or a target was set just now
+        return []
+    detail = (
+        f"{number(late.documents, 'document')} of removed e-mails could not be replaced in a target"
+        f" ({clean(late.code, 50)}), the oldest for {duration(now - late.since)}. Holdfast tries again by itself.\n"
+        f"For example those of receipt {late.receipt_id}: `holdfast receipts show {late.receipt_id}`."
+        " `holdfast check` tests the target."
+    )
+    return [Condition("sync", "deletions", late.documents, "A target still has removed e-mails", detail)]
 
 
 def _example(found: Row[tuple[int, int, str, str]]) -> str:
@@ -72,4 +89,14 @@ FROM (
 ) AS counted LEFT JOIN incoming_emails AS email ON email.id = counted.email_id
 """).bindparams(  # noqa: S608 likewise
     bindparam("cap", COUNT_CAP, Integer()), bindparam("limit", type_=Interval())
+)
+
+_DELETIONS = text(f"""
+SELECT count(*) AS documents, min(removed_at) AS since, min(receipt_id) AS receipt_id, min(target_error_code) AS code
+FROM (
+    SELECT removed_at, receipt_id, target_error_code FROM removed_emails WHERE {TARGET_DUE}
+    ORDER BY target_due_at LIMIT (SELECT :cap)
+) AS due WHERE removed_at < now() - :late
+""").bindparams(  # noqa: S608 likewise
+    bindparam("cap", COUNT_CAP, Integer()), bindparam("late", DELETION_LATE, Interval())
 )

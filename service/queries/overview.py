@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Literal
 
 from pydantic import Field
-from sqlalchemy import ColumnElement, ScalarSelect, TextClause, func, literal_column, select, text
+from sqlalchemy import ColumnElement, ScalarSelect, TextClause, func, literal_column, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
 
@@ -64,7 +64,8 @@ _ALERTS = (
     .where(
         Alert.resolved_at.is_(None),
         Alert.seen_at > func.now() - timedelta(minutes=1),
-        Alert.cause.not_in(("failures", "quarantine", "sync")),
+        Alert.cause.not_in(("failures", "quarantine")),
+        or_(Alert.cause != "sync", Alert.key != ""),
     )
     .order_by(Alert.cause, Alert.key)
     .limit(5)
@@ -149,7 +150,9 @@ class Overview(Stats):
     evidence: str = Field(
         description="When what is on record was last compared with the evidence log, and what that found"
     )
-    alerts: Sequence[str]  # the current conditions, except failures, quarantine and syncs
+    alerts: Sequence[
+        str
+    ]  # the current conditions, except failures, quarantine, and syncs of e-mails that are here
     times: Times
     hours: Sequence[Hour]
     workers: Sequence[WorkerView]

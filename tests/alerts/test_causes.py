@@ -18,7 +18,7 @@ from service.connect.record import account_of
 from service.formatting import duration
 from service.postgres.engine import connect
 from service.resources import Resources
-from tests.support.rows import add_failed, add_quarantined, add_received
+from tests.support.rows import add, add_failed, add_quarantined, add_received
 from tests.support.targets import synced_to
 
 NOW = datetime(2025, 10, 20, 12, tzinfo=UTC)
@@ -57,6 +57,31 @@ async def test_what_a_back_fill_finds_is_no_webhook(find: Find, database: asyncp
     await database.execute("UPDATE incoming_emails SET received_at = $1 WHERE origin = 'webhook'", NOW - HOUR)
 
     assert {*await find(**bad)} == {"signatures"}
+
+
+async def test_a_target_that_keeps_removed_emails_for_a_day_is_reported(
+    find: Find, res: Resources, database: asyncpg.Connection
+) -> None:
+    receipt = await add(database, "receipts", kind="purge", actor="tests")
+    for number, (hours, code, done) in enumerate(
+        [(25, "document_refused", False), (30, None, False), (25, "receiver_away", True), (23, None, False)]
+    ):
+        await database.execute(
+            "INSERT INTO removed_emails (email_id, receipt_id, removed_at, document_key, version, target_due_at,"
+            " target_done_at, target_error_code) VALUES ($1, $2, now() - make_interval(hours => $3), 'key', 2, now(),"
+            " CASE WHEN $5 THEN now() END, $4)",
+            *(number, receipt, hours, code, done),
+        )
+
+    found = await find(synced_to(res.settings))
+
+    assert {*found} == {"sync deletions"}
+    assert found["sync deletions"].count == 2
+    assert "(document_refused), the oldest for 1 d 6 h." in found["sync deletions"].detail
+    assert f"`holdfast receipts show {receipt}`" in found["sync deletions"].detail
+    assert await find() == {}, "without a target"
+    await database.execute("UPDATE removed_emails SET target_error_code = NULL")
+    assert await find(synced_to(res.settings)) == {}, "a target that was set just now"
 
 
 async def test_drift_is_that_of_our_account_alone(

@@ -101,6 +101,23 @@ async def test_original_request_is_shown(client: Client, zendesk: Zendesk) -> No
     await client.get("/api/v1/emails/99/request", 404)
 
 
+async def test_verdict_names_deletions_that_do_not_reach_a_target_and_no_other_alert_of_syncs(
+    client: Client, database: asyncpg.Connection
+) -> None:
+    """Failed and waiting syncs are counted already."""
+    for key, summary in (("", "Syncs wait"), ("deletions", "A target still has removed e-mails")):
+        await database.execute(
+            "INSERT INTO alerts (cause, key, count, summary, detail) VALUES ('sync', $1, 1, $2, '')",
+            key,
+            summary,
+        )
+
+    overview = await client.get("/api/v1/overview")
+
+    assert (overview["alerts"], overview["state"]) == (["A target still has removed e-mails"], "attention")
+    assert "A target still has removed e-mails." in overview["verdict"]
+
+
 async def test_verdict_names_alerts_without_an_email(client: Client, database: asyncpg.Connection) -> None:
     await database.execute(
         "INSERT INTO alerts (cause, key, count, summary, detail, seen_at)"
