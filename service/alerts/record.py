@@ -45,9 +45,10 @@ async def open_alerts(conn: AsyncConnection) -> OpenAlerts:
 async def save_conditions(
     conn: AsyncConnection, turn: Turn, conditions: Sequence[Condition], channels: Sequence[str]
 ) -> list[str]:
-    """Open an alert with deliveries for each new condition, and update open alerts; return the causes of new alerts.
+    """Open an alert for each new condition, and update open alerts; return the causes of new alerts.
 
-    Does nothing if another process has taken the next turn.
+    Each has a delivery on each channel: an open alert gets one on a channel that was set up since. Does nothing if another
+    process has taken the next turn.
     """
     columns = ("cause", "key", "count", "summary", "detail", "email_id")
     rows = [
@@ -95,7 +96,8 @@ WITH turn AS (
     RETURNING id, cause, opened_at = now() AS is_new
 ), deliveries AS (
     INSERT INTO alert_deliveries (alert_id, news, channel)
-    SELECT id, 'opened', channel FROM seen, unnest(:channels) AS channel WHERE is_new
+    SELECT id, 'opened', channel FROM seen, unnest(:channels) AS channel
+    ON CONFLICT DO NOTHING
 )
 SELECT cause FROM seen WHERE is_new
 """).bindparams(

@@ -223,6 +223,27 @@ async def test_database_accepts_every_cause_of_the_code(
     assert alert.cause == "credentials"
 
 
+async def test_an_open_alert_is_told_once_on_a_channel_that_was_set_up_since(
+    look: Look, settings: Settings, database: asyncpg.Connection, mails: MailServer, slack: Receiver
+) -> None:
+    await add_failed(database, "1 hour")
+    none = dict.fromkeys(("alert_email_to", "alert_slack_url", "alert_webhook_url"), None)
+    async with open_resources(settings.model_copy(update={**none, "alert_email_to": ()})) as res:
+        await look(res=res)
+    only_mail = settings.model_copy(update={**none, "alert_email_to": settings.alert_email_to})
+    async with open_resources(only_mail) as res:
+        await look(res=res)
+        told = await send_all(res)
+        await look(res=res)
+        again = await send_all(res)
+        await complete_all(database)
+        await look("6 min", res)
+        await send_all(res)
+
+    assert (told, again) == (1, 0)
+    assert subjects(mails) == [GONE, GONE_RESOLVED]
+
+
 async def test_more_of_the_same_raises_the_count_without_a_delivery(
     look: Look, res: Resources, database: asyncpg.Connection, mails: MailServer
 ) -> None:
