@@ -11,12 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.alerts.condition import Condition, OpenAlerts, clean, number
 from service.postgres.email_tables import OPEN_FAILED
+from service.postgres.failure_groups import WITH_KINDS
 
 # Older failures cause no alert: a first start may find years of them.
 RECENT = timedelta(days=1)
 # An e-mail may have waited through an outage before it failed. Older ones fail only after a retry by a person.
 RECEIVED = timedelta(days=7)
-MAX_GROUPS = 1000
 MAX_PER_GROUP = 1000
 # Hosts of one error with alerts of their own; senders can make up any number of host names.
 MAX_HOSTS = 10
@@ -75,26 +75,10 @@ def _condition(key: str, place: str, groups: Sequence[FailedGroup]) -> Condition
     return Condition("failures", key, count, f"E-mails fail with {what}", detail, first.email_id)
 
 
-# A loose index scan over the groups, which reads the newest e-mails of each. The limit in a subquery is unknown to
-# the planner, so it scans the index in order.
+# It reads the newest e-mails of each group. The limit in a subquery is unknown to the planner, so it scans the index in
+# order.
 _GROUPS = text(f"""
-WITH RECURSIVE kind AS (
-    (
-        SELECT coalesce(error_code, '') AS code, coalesce(error_host, '') AS host, 1 AS place
-        FROM incoming_emails WHERE {OPEN_FAILED}
-        ORDER BY coalesce(error_code, ''), coalesce(error_host, '') LIMIT 1
-    )
-    UNION ALL
-    SELECT next.code, next.host, kind.place + 1
-    FROM kind CROSS JOIN LATERAL (
-        SELECT coalesce(error_code, '') AS code, coalesce(error_host, '') AS host
-        FROM incoming_emails
-        WHERE {OPEN_FAILED}
-            AND (coalesce(error_code, ''), coalesce(error_host, '')) > (kind.code, kind.host)
-        ORDER BY coalesce(error_code, ''), coalesce(error_host, '') LIMIT 1
-    ) AS next
-    WHERE kind.place < :groups
-)
+{WITH_KINDS}
 SELECT kind.code, kind.host, recent.count, recent.email_id, coalesce(
     (SELECT processing_error FROM incoming_emails WHERE id = recent.email_id), 'no reason recorded'
 ) AS reason
@@ -110,7 +94,6 @@ FROM kind CROSS JOIN LATERAL (
 ) AS recent
 WHERE recent.count > 0
 """).bindparams(  # noqa: S608 words of ours
-    bindparam("groups", MAX_GROUPS, Integer()),
     bindparam("most", MAX_PER_GROUP, Integer()),
     bindparam("received", RECEIVED, Interval()),
     bindparam("recent", RECENT, Interval()),

@@ -9,12 +9,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.postgres.email_tables import OPEN_FAILED
 from service.postgres.engine import connect
+from service.postgres.failure_groups import WITH_KINDS
 from service.postgres.rows import BRIEF_TEXT
 from service.postgres.selection import NONE
 from service.queries.views import Receipt, View
 
 GROUP_CAP = 10_000  # e-mails counted per group
 MAX_GROUPS = 100
+MOST_HOSTS = 20  # of one code, before those of others
 
 
 class AcknowledgementView(View):
@@ -53,26 +55,24 @@ class FailurePage(View):
     capped: bool  # whether there are more groups
 
 
-# A loose index scan over the groups.
+# The newest groups, and of each code at least the newest hosts: those of another code hide none of them.
 _GROUPS = text(f"""
-    WITH RECURSIVE next (code, host) AS (
-        (
-            SELECT coalesce(error_code, ''), coalesce(error_host, '') FROM incoming_emails
-            WHERE {OPEN_FAILED} ORDER BY 1, 2 LIMIT 1
-        )
-        UNION ALL
-        SELECT after.* FROM next CROSS JOIN LATERAL (
-            SELECT coalesce(error_code, ''), coalesce(error_host, '') FROM incoming_emails
+    {WITH_KINDS}, groups AS (
+        SELECT kind.code, kind.host, last.id, last.received_at, last.processing_error, count(*) OVER () AS total
+        FROM kind CROSS JOIN LATERAL (
+            SELECT id, received_at, processing_error FROM incoming_emails
             WHERE {OPEN_FAILED}
-            AND (coalesce(error_code, ''), coalesce(error_host, '')) > (next.code, next.host)
-            ORDER BY 1, 2 LIMIT 1
-        ) AS after
-    ),
-    groups AS (SELECT * FROM next LIMIT {MAX_GROUPS + 1})
+            AND coalesce(error_code, '') = kind.code AND coalesce(error_host, '') = kind.host
+            ORDER BY received_at DESC, id DESC LIMIT 1
+        ) AS last
+        ORDER BY row_number() OVER (PARTITION BY kind.code ORDER BY last.received_at DESC) > {MOST_HOSTS},
+            last.received_at DESC
+        LIMIT {MAX_GROUPS}
+    )
     SELECT coalesce(nullif(code, ''), '{NONE}') AS error_code, coalesce(nullif(groups.host, ''), '{NONE}') AS host,
         counted.number AS count, counted.number = {GROUP_CAP} AS capped,
-        first.received_at AS first_seen, last.received_at AS last_seen, recent.last_day, recent.day_before,
-        last.id AS example_id, left(last.processing_error, {BRIEF_TEXT}) AS example_error,
+        first.received_at AS first_seen, groups.received_at AS last_seen, recent.last_day, recent.day_before,
+        groups.id AS example_id, left(groups.processing_error, {BRIEF_TEXT}) AS example_error, groups.total,
         CASE WHEN note IS NOT NULL THEN json_build_object('at', known.at, 'by', known.by, 'note', note) END AS acknowledgement
     FROM groups
     CROSS JOIN LATERAL (
@@ -100,12 +100,6 @@ _GROUPS = text(f"""
         AND coalesce(error_code, '') = code AND coalesce(error_host, '') = groups.host
         ORDER BY received_at, id LIMIT 1
     ) AS first
-    CROSS JOIN LATERAL (
-        SELECT id, received_at, processing_error FROM incoming_emails
-        WHERE {OPEN_FAILED}
-        AND coalesce(error_code, '') = code AND coalesce(error_host, '') = groups.host
-        ORDER BY received_at DESC, id DESC LIMIT 1
-    ) AS last
     LEFT JOIN acknowledgements AS known ON known.at >= first.received_at
         AND known.error_code = coalesce(nullif(code, ''), '{NONE}') AND known.host = coalesce(nullif(groups.host, ''), '{NONE}')
     ORDER BY last_seen DESC
@@ -115,5 +109,6 @@ _GROUPS = text(f"""
 async def list_failures(engine: AsyncEngine) -> FailurePage:
     """Return the groups of failed e-mails."""
     async with connect(engine) as conn:
-        groups = [FailureGroup.model_validate(row) for row in await conn.execute(_GROUPS)]
-    return FailurePage(failures=groups[:MAX_GROUPS], capped=len(groups) > MAX_GROUPS)
+        rows = (await conn.execute(_GROUPS)).all()
+    is_capped = bool(rows) and rows[0].total > MAX_GROUPS
+    return FailurePage(failures=[FailureGroup.model_validate(row) for row in rows], capped=is_capped)

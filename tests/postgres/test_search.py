@@ -8,16 +8,18 @@ from typing import Any
 import asyncpg
 import pytest
 
+from service.alerts.failures import find
 from service.capture.word_index import write_words
 from service.postgres.engine import connect
 from service.postgres.search import Cursor, count, search
 from service.postgres.selection import Selection
 from service.postgres.words import terms_of
 from service.queries.emails import EmailFilter, list_emails
-from service.queries.failures import list_failures
+from service.queries.failures import MAX_GROUPS, list_failures
 from service.queries.views import EmailView
 from service.resources import Resources
 from tests.support.examples import examples
+from tests.support.rows import add_failed
 from tests.support.words import is_found
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -252,6 +254,24 @@ async def test_failures_are_grouped_by_code_and_host(res: Resources, database: a
     for group in page.failures:
         wanted = EmailFilter(status="failed", error_code=group.error_code, host=group.host, dismissed=False)
         assert (await list_emails(res.engine, wanted)).total == group.count
+
+
+async def test_made_up_hosts_of_one_error_hide_no_other_error(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    await database.execute(
+        "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status, error_code, error_host, completed_at)"
+        " SELECT '1', 'failed', 'address_refused', 'h' || n || '.example', now() FROM generate_series(1, 1200) AS n"
+    )
+    await add_failed(database, "1 hour", "too_large", None)
+
+    page = await list_failures(res.engine)
+    async with connect(res.engine) as conn:
+        alerts = {each.key for each in await find(conn, {})}
+
+    assert (len(page.failures), page.capped) == (MAX_GROUPS, True)
+    assert ("too_large", "none") in {(group.error_code, group.host) for group in page.failures}
+    assert {"too_large@", "address_refused@*"} <= alerts
 
 
 async def test_a_cursor_is_the_same_after_json(res: Resources) -> None:
