@@ -106,11 +106,11 @@ async def _settle(conn: AsyncConnection, outcomes: Sequence[_Outcome]) -> None:
 
 
 _CLAIM = text(f"""
-UPDATE removed_emails AS removed SET target_due_at = now() + :lease, target_attempts = target_attempts + 1
-FROM (
+WITH due AS (
     SELECT email_id FROM removed_emails WHERE {TARGET_DUE} AND target_due_at <= now()
     ORDER BY target_due_at LIMIT :room FOR UPDATE SKIP LOCKED
-) AS due
+)
+UPDATE removed_emails AS removed SET target_due_at = now() + :lease, target_attempts = target_attempts + 1 FROM due
 WHERE removed.email_id = due.email_id
 RETURNING removed.email_id, document_key, version, removed_at, target_attempts, target_retries
 """).bindparams(bindparam("lease", type_=Interval()), bindparam("room", type_=Integer()))  # noqa: S608 constants of ours

@@ -237,8 +237,9 @@ UPDATE receipts SET objects_removed = objects_removed + removed.objects FROM rem
     bindparam("pauses", type_=ARRAY(Interval)),
 )
 _FORGET = text("""
-DELETE FROM objects_to_remove WHERE key IN (
+WITH due AS (
     SELECT key FROM objects_to_remove WHERE state = 'removed' AND removed_at < now() - :after
     ORDER BY removed_at LIMIT :limit FOR UPDATE SKIP LOCKED
 )
+DELETE FROM objects_to_remove USING due WHERE objects_to_remove.key = due.key
 """).bindparams(_LIMIT, bindparam("after", type_=Interval()))

@@ -185,11 +185,12 @@ UPDATE incoming_emails SET account_id = :account_id, identified = false FROM (
 WHERE incoming_emails.id = adopted.id
 """).bindparams(_ACCOUNT, bindparam("limit", type_=BigInteger()))  # noqa: S608 constants of ours
 _LEARN = text(f"""
-UPDATE incoming_emails SET account_id = :account_id, identified = false FROM (
+WITH nameless AS (
     SELECT id FROM incoming_emails
     WHERE {UNANNOUNCED} AND (account_id IS NULL OR account_id = :wrong) AND {_IS_FREE}
     ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
-) AS nameless
+)
+UPDATE incoming_emails SET account_id = :account_id, identified = false FROM nameless
 WHERE incoming_emails.id = nameless.id
 """).bindparams(  # noqa: S608 constants of ours
     _ACCOUNT, bindparam("wrong", type_=Text()), bindparam("limit", type_=BigInteger())

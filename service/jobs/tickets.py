@@ -167,11 +167,11 @@ WITH turn AS MATERIALIZED (
     ) AS turn
     WHERE budgets.account = turn.account
     RETURNING budgets.account
-)
-UPDATE tickets SET asked_at = now() + :again FROM (
+), due AS (
     SELECT account_id, ticket_id FROM tickets WHERE {_UNASKED} AND EXISTS (SELECT FROM turn)
     ORDER BY asked_at LIMIT :limit FOR UPDATE SKIP LOCKED
-) AS due
+)
+UPDATE tickets SET asked_at = now() + :again FROM due
 WHERE tickets.account_id = due.account_id AND tickets.ticket_id = due.ticket_id
 RETURNING tickets.account_id, tickets.ticket_id
 """).bindparams(  # noqa: S608 constants of ours

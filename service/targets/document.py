@@ -17,6 +17,7 @@ from sqlalchemy import (
     exists,
     func,
     literal,
+    or_,
     outerjoin,
     select,
     text,
@@ -160,7 +161,20 @@ def _is_first() -> ColumnElement[bool]:
         attempt.outcome.in_(("released", "handed_back")),
     )
     is_retried = exists().where(action.email_id == IncomingEmail.id, action.action == "retry")
-    return and_(IncomingEmail.attempt_number == followed.scalar_subquery() + 1, ~is_retried)
+    return and_(
+        or_(IncomingEmail.attempt_number == followed.scalar_subquery() + 1, _has_no_history()), ~is_retried
+    )
+
+
+def _has_no_history() -> ColumnElement[bool]:
+    """Say whether no attempt is on record of a completed e-mail that is no row of another system: then nothing has ended before."""
+    attempt = Attempt.__table__.c
+    return and_(
+        IncomingEmail.processing_status == "completed",
+        IncomingEmail.attempt_number > 0,
+        IncomingEmail.raw_body.is_not(None),
+        ~exists().where(attempt.email_id == IncomingEmail.id),
+    )
 
 
 def make_document(record: EmailRecord, links: Mapping[int, Link], public_url: str | None = None) -> Document:

@@ -97,3 +97,19 @@ def test_a_lock_holds_versions_and_hashes_and_the_address_of_no_host(name: str) 
     assert all(re.match(r"[A-Za-z0-9._\[\],-]+==[^ ]+( ;.*)? \\$", line) for line in pinned), pinned
     blocks = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)[1:]
     assert all("--hash=sha256:" in block for block in blocks)
+
+
+def test_no_statement_takes_more_rows_than_its_limit() -> None:
+    """Postgres may run a subquery once for each row that it is joined with; a WITH that locks rows runs once, and so does an array."""
+    repeatable = re.compile(r"(?<!ARRAY\()(?:FROM|USING|JOIN|\bIN) \((?=\s*SELECT)((?:[^()]|\([^()]*\))*)\)")
+    many = re.compile(r"LIMIT (?!1\b)\S+ FOR (?:NO KEY )?UPDATE")
+    statements = {path: path.read_text() for path in (ROOT / "service").rglob("*.py")}
+
+    found = [
+        f"{path.relative_to(ROOT)}: {subquery[1].strip()}"
+        for path, source in statements.items()
+        for subquery in repeatable.finditer(source)
+        if many.search(subquery[1])
+    ]
+
+    assert found == []
