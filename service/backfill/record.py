@@ -361,6 +361,11 @@ async def _add(  # noqa: PLR0913, PLR0917 the parts of one transaction
         for each in found
     ]
     if rows:
+        keys = {
+            "tickets": [row["ticket_id"] for row in rows],
+            "comments": [row["comment_id"] for row in rows],
+        }
+        await conn.execute(statements.LOCK_NEW, {"account": held.account, "account_id": account_id, **keys})
         await conn.execute(statements.LIST, rows)
         new = await discovery.add(conn, account_id, found, origin=discovery.BACKFILL, sync_status=status)
         saved.added, saved.jobs = len(new), [Job(email_id, 1) for email_id in new.values()]

@@ -1,8 +1,9 @@
 """The statements of the back-fill's tables; `record` says what each is for."""
 
 from sqlalchemy import JSON, BigInteger, Boolean, DateTime, Integer, Interval, Text, bindparam, text
+from sqlalchemy.dialects.postgresql import ARRAY
 
-from service.jobs.discovery import IS_ERASED
+from service.jobs.discovery import IS_ERASED, IS_OF_ACCOUNT
 from service.postgres.email_tables import BACK_FILLED
 from service.postgres.source_tables import OPEN_BACKFILL
 
@@ -116,6 +117,25 @@ CHANGE_LEG = text(f"""
 UPDATE backfills SET leg = 'lists', listed_since = coalesce(reached, since), position = NULL, calls = calls + 1
 WHERE id = :id AND {OPEN_BACKFILL}
 """)  # noqa: S608 constants of ours
+# An e-mail that is being removed is waited for: its comment would be listed again behind the removal. Its number is looked for
+# by a scalar subquery with a limit, since for a join, Postgres may choose to read the whole table.
+LOCK_NEW = text(f"""
+SELECT id FROM incoming_emails WHERE id = ANY(ARRAY(
+    SELECT (
+        SELECT known.id FROM incoming_emails AS known
+        WHERE known.zendesk_ticket_id = found.ticket_id AND known.comment_id = found.comment_id AND {IS_OF_ACCOUNT}
+        LIMIT 1
+    )
+    FROM unnest(:tickets, :comments) AS found (ticket_id, comment_id)
+    WHERE NOT EXISTS (
+        SELECT FROM source_emails AS listed
+        WHERE listed.account = :account AND (listed.ticket_id, listed.comment_id) = (found.ticket_id, found.comment_id)
+    )
+)) ORDER BY id FOR KEY SHARE
+""").bindparams(  # noqa: S608 constants of ours
+    *(bindparam(name, type_=Text()) for name in ("account", "account_id")),
+    *(bindparam(name, type_=ARRAY(Text)) for name in ("tickets", "comments")),
+)
 # A comment whose e-mail was purged or erased is not counted: it would be missing.
 LIST = text(f"""
 INSERT INTO source_emails (account, ticket_id, comment_id, created_at)

@@ -127,7 +127,7 @@ _ARRAYS = (
     bindparam("times", type_=ARRAY(DateTime(timezone=True))),
 )
 # A request without the header of the account, and a search before the account's number was known, have no account.
-_IS_OF_ACCOUNT = "(:account_id = '' OR account_id IS NULL OR account_id = :account_id)"
+IS_OF_ACCOUNT = "(:account_id = '' OR account_id IS NULL OR account_id = :account_id)"
 IS_ERASED = f"""(
     {is_erased(comment_hashes(":account_id", "found.ticket_id", "found.comment_id"))}
     OR {is_erased(ticket_hashes(":account_id", "found.ticket_id"), "found.created_at")}
@@ -137,11 +137,11 @@ _MISSING = f"""
 FROM unnest(:tickets, :comments, :times) WITH ORDINALITY AS found (ticket_id, comment_id, created_at, place)
 WHERE (
     SELECT known.id FROM incoming_emails AS known
-    WHERE known.zendesk_ticket_id = found.ticket_id AND known.comment_id = found.comment_id AND {_IS_OF_ACCOUNT}
+    WHERE known.zendesk_ticket_id = found.ticket_id AND known.comment_id = found.comment_id AND {IS_OF_ACCOUNT}
     LIMIT 1
 ) IS NULL AND (
     SELECT removed.email_id FROM removed_emails AS removed
-    WHERE removed.ticket_id = found.ticket_id AND removed.comment_id = found.comment_id AND {_IS_OF_ACCOUNT}
+    WHERE removed.ticket_id = found.ticket_id AND removed.comment_id = found.comment_id AND {IS_OF_ACCOUNT}
     LIMIT 1
 ) IS NULL AND NOT {IS_ERASED}
 """  # noqa: S608 constants of ours
@@ -213,7 +213,7 @@ FROM (
         CROSS JOIN LATERAL (
             SELECT id FROM incoming_emails
             WHERE zendesk_ticket_id = marked.ticket_id
-                AND (marked.comment_id IS NULL OR comment_id = marked.comment_id) AND {_IS_OF_ACCOUNT}
+                AND (marked.comment_id IS NULL OR comment_id = marked.comment_id) AND {IS_OF_ACCOUNT}
             ORDER BY id LIMIT 5000
         ) AS known
         JOIN incoming_emails AS email ON email.id = known.id

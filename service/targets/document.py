@@ -168,12 +168,12 @@ def _is_first() -> ColumnElement[bool]:
 
 def _has_no_history() -> ColumnElement[bool]:
     """Say whether no attempt is on record of a completed e-mail that is no row of another system: then nothing has ended before."""
-    attempt = Attempt.__table__.c
+    number = select(func.count()).where(Attempt.email_id == IncomingEmail.id).correlate(IncomingEmail)
     return and_(
         IncomingEmail.processing_status == "completed",
         IncomingEmail.attempt_number > 0,
         IncomingEmail.raw_body.is_not(None),
-        ~exists().where(attempt.email_id == IncomingEmail.id),
+        number.scalar_subquery() == 0,
     )
 
 

@@ -1,5 +1,6 @@
 """The back-fill: every comment by e-mail that Zendesk has becomes an e-mail, once, however it is found."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
@@ -11,14 +12,18 @@ from service.backfill.legs import Span
 from service.backfill.record import History, Page, lease_lost
 from service.backfill.run import account_of, step
 from service.config.settings import Settings
+from service.custody import receipts
+from service.custody.removal import remove
 from service.errors import Transient
 from service.jobs.identity import identify
 from service.local.zendesk.stand_in import Fault, Zendesk
+from service.postgres.engine import connect, transaction
 from service.resources import Resources, open_resources
 from tests.conftest import Client, eventually, working
 from tests.support.backfill import comments, last_run, make_due, search, source, steps, without_pause
 from tests.support.files import PDF
 from tests.support.rows import add
+from tests.support.source import keep
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -517,3 +522,22 @@ async def test_a_webhook_corrects_the_account_that_a_copied_comment_named(
     assert (found["account_id"], found["account_is_told"]) == ("42", True)
     assert await comments(database) == [str(comment_id)]
     assert await database.fetchval("SELECT array_agg(account_id) FROM incoming_emails") == ["42"]
+
+
+async def test_an_email_that_is_removed_while_its_comment_is_found_is_not_listed(
+    res: Resources, zendesk: Zendesk, database: asyncpg.Connection
+) -> None:
+    """Listed behind the removal, it would be missing for ever; and of an erased one, its numbers would stay."""
+    comment_id = zendesk.add_email(1, created_at=ago(HOUR))
+    email_id = await keep(database, "1", str(comment_id), account_id=None)
+    receipt_id = await res.run(lambda conn: receipts.begin(conn, "purge", "tests"))
+    waits = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted"
+
+    async with connect(res.engine) as conn, transaction(conn):
+        await remove(conn, [email_id], receipt_id)
+        searching = asyncio.create_task(search(res, database, zendesk))
+        await eventually(lambda: database.fetchval(waits))
+    await searching
+
+    assert await database.fetchval("SELECT count(*) FROM source_emails") == 0
+    assert await comments(database) == []
