@@ -94,9 +94,9 @@ FROM (
 _DELETIONS = text(f"""
 SELECT count(*) AS documents, min(removed_at) AS since, min(receipt_id) AS receipt_id, min(target_error_code) AS code
 FROM (
-    SELECT removed_at, receipt_id, target_error_code FROM removed_emails WHERE {TARGET_DUE}
-    ORDER BY target_due_at LIMIT (SELECT :cap)
-) AS due WHERE removed_at < now() - :late
+    SELECT removed_at, receipt_id, target_error_code FROM removed_emails
+    WHERE {TARGET_DUE} AND removed_at < now() - :late ORDER BY target_due_at LIMIT (SELECT :cap)
+) AS due
 """).bindparams(  # noqa: S608 likewise
     bindparam("cap", COUNT_CAP, Integer()), bindparam("late", DELETION_LATE, Interval())
 )

@@ -29,7 +29,8 @@ from service.custody.scopes import Scope, comments_of, emails_in, with_copies
 from service.jobs.tombstones import WebhookTable, bury, bury_webhooks
 from service.jobs.waiting import lock
 from service.postgres.email_tables import FINISHED
-from service.postgres.held_emails import free_of_holds, held_among, share_custody
+from service.postgres.held_emails import filters_in_force, free_of_holds, held_among, share_custody
+from service.postgres.rows import in_batches
 from service.postgres.tombstones import (
     content_hash,
     is_erased,
@@ -39,6 +40,7 @@ from service.postgres.tombstones import (
 
 EMAILS = 100  # of one step
 WEBHOOKS = 100  # bodies that one step reads
+_FEW_BODIES = 20  # in memory at once, for the holds on late requests
 LATE = 1_000  # newer e-mails that one step compares with the tombstones
 # A held e-mail may be released some day.
 HELD_PAUSE = timedelta(hours=1)
@@ -216,32 +218,54 @@ async def _erase_late(conn: AsyncConnection, row: Row[Any], scope: Scope) -> int
     if rows:
         await _go_on(conn, row, place=rows[-1].id)
         return number
+    await share_custody(conn)
+    kept = {*(row.held_by or ())}
     if row.scope == "restored":
-        await _erase_restored(conn, row, scope)
+        kept |= await _erase_restored(conn, row, scope)
     webhooks = 0
-    for table, last in (
-        ("quarantined_webhooks", row.last_quarantined),
-        ("ignored_webhooks", row.last_ignored),
-    ):
-        known = (await conn.execute(_LATE_WEBHOOKS[table], {"after": last})).all()  # type: ignore[index] # a name of a table
-        kept = await holds_on_webhooks(conn, known)
-        ids = [each.id for each in known if each.id not in kept]
-        webhooks += await _delete_webhooks(conn, table, ids, row.receipt_id)  # type: ignore[arg-type] # as above
+    for table in _WEBHOOKS.values():
+        deleted, holds = await _erase_late_webhooks(conn, row, table)
+        webhooks, kept = webhooks + deleted, kept | holds
+    await conn.execute(_NOTE, {"id": row.id, "comments": [], "held_by": sorted(kept)})
     await conn.execute(_END, {"id": row.id, "webhooks": webhooks})
     return number
 
 
-async def _erase_restored(conn: AsyncConnection, row: Row[Any], restored: Scope) -> None:
-    """Erase contents and suspended e-mails that tombstones recognise; held ones stay."""
-    suspended = 0
+async def _erase_late_webhooks(
+    conn: AsyncConnection, row: Row[Any], table: WebhookTable
+) -> tuple[int, set[str]]:
+    """Delete the stored requests that tombstones recognise; return their number, and the holds on those that stay."""
+    last = row.last_quarantined if table == "quarantined_webhooks" else row.last_ignored
+    ids = list(await conn.scalars(_LATE_WEBHOOKS[table], {"after": last}))
+    kept: dict[int, list[str]] = {}
+    if await filters_in_force(conn):  # otherwise nobody needs the bodies
+        for some in in_batches(ids, _FEW_BODIES):
+            kept |= await holds_on_webhooks(
+                conn, (await conn.execute(_BODIES_OF[table], {"ids": some})).all()
+            )
+    free = [each for each in ids if each not in kept]
+    number = await _delete_webhooks(conn, table, free, row.receipt_id)
+    return number, {name for names in kept.values() for name in names}
+
+
+async def _erase_restored(conn: AsyncConnection, row: Row[Any], restored: Scope) -> set[str]:
+    """Erase contents and suspended e-mails that tombstones recognise; return the holds on suspended ones that stay."""
+    suspended, kept = 0, set[str]()
+
+    async def erase_suspended(scope: Scope) -> int:
+        number, held = await _erase_free_suspended(conn, scope, row.receipt_id)
+        kept.update(name for names in held.values() for name in names)
+        return number
+
     for sha256 in (await conn.scalars(_ERASED_CONTENTS)).all():
         scope = Scope("file", sha256)
         free = await free_of_holds(conn, await emails_in(conn, scope, 0, 2**62, 2**31))
         await lock(conn, free, for_delete=True)
         await erase_file(conn, sha256, free, row.receipt_id)
-        suspended += (await _erase_free_suspended(conn, scope, row.receipt_id))[0]
-    suspended += (await _erase_free_suspended(conn, restored, row.receipt_id))[0]
+        suspended += await erase_suspended(scope)
+    suspended += await erase_suspended(restored)
     await _go_on(conn, row, suspended=suspended)
+    return kept
 
 
 async def _erase_free_suspended(
@@ -363,8 +387,13 @@ _ERASED_WEBHOOKS = {
     for table in _WEBHOOKS.values()
 }
 _LATE_WEBHOOKS = {
+    table: _statement(f"SELECT id FROM {table} AS request WHERE id > :after AND {_IS_ERASED_REQUEST}")  # noqa: S608 words of ours
+    for table in _WEBHOOKS.values()
+}
+_BODIES_OF = {
     table: _statement(f"""
-SELECT id, received_at, raw_body FROM {table} AS request WHERE id > :after AND {_IS_ERASED_REQUEST}
+SELECT id, received_at, raw_body {_CORRECTED if table == "quarantined_webhooks" else ""} AS raw_body
+FROM {table} WHERE id = ANY (:ids)
 """)  # noqa: S608 words of ours
     for table in _WEBHOOKS.values()
 }

@@ -75,5 +75,6 @@ def _is_in_time(wanted: StoredFilter, *times: datetime | None) -> bool:
 
 
 _SUSPENDED = text("""
-SELECT id, email_id, ticket_id, from_address, created_at, found_at FROM suspended_emails WHERE id = ANY (:ids)
+SELECT id, email_id, ticket_id, from_address, created_at, found_at FROM suspended_emails
+WHERE id = ANY (:ids) AND record_key <> ''  -- of a removed e-mail that Zendesk still lists, nothing is left to hold
 """).bindparams(bindparam("ids", type_=ARRAY(BigInteger)))

@@ -4,7 +4,7 @@ from service.postgres.email_tables import OPEN_FAILED
 
 MAX_CODES = 300  # all of ours fit
 # Of each code. Senders can make up any number of host names: these must hide no other code.
-MAX_HOSTS = 1_000
+MAX_HOSTS = 100
 
 _CODE, _HOST = "coalesce(error_code, '')", "coalesce(error_host, '')"
 _FAILED = f"FROM incoming_emails WHERE {OPEN_FAILED}"

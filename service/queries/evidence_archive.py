@@ -204,7 +204,9 @@ class _Prover:
         """Add the leaves of e-mails, and of those that became part of them; raises Transient if an e-mail is gone."""
         given = {"email_ids": [*email_ids]}
         history: dict[int, list[str]] = {}
-        for row in await self._conn.execute(_LEAVES, given):
+        # What was recorded since the newest head is no part of it.
+        size = max((head.size for head in self._heads.values()), default=0)
+        for row in await self._conn.execute(_LEAVES, {**given, "size": size}):
             history.setdefault(row.shown_id, []).append(await self._leaf(row))
         if gone := {*email_ids} - {*await self._conn.scalars(_PRESENT, given)}:
             message = f"E-mail {min(gone)} was deleted or merged during the export: export again."
@@ -288,8 +290,8 @@ SELECT leaf.index, entry.salt, entry.facts, wanted.shown_id FROM (
 ) AS wanted
 JOIN evidence_entries AS entry ON entry.email_id = wanted.id
 JOIN evidence_leaves AS leaf ON leaf.entry_id = entry.id
-WHERE entry.salt IS NOT NULL ORDER BY leaf.index
-""").bindparams(*_IDS)
+WHERE entry.salt IS NOT NULL AND leaf.index < :size ORDER BY leaf.index
+""").bindparams(*_IDS, bindparam("size", type_=BigInteger()))
 _HEADS = text("SELECT number, size, body, signature, stamp FROM evidence_heads ORDER BY number")
 _LOG_ID = text("SELECT log_id FROM evidence_log WHERE id = 1")
 _LEAF_HASHES = text("""
