@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.backfill.record import Held
-from service.errors import Permanent
+from service.errors import Permanent, Transient
 from service.jobs import discovery
 from service.jobs.discovery import Mark
 from service.postgres.email_tables import DELETED_IN_ZENDESK
@@ -36,7 +36,12 @@ async def read(res: Resources, held: Held) -> bool:
     known = await res.run(_marked)
     left = [ticket_id for ticket_id in known if ticket_id not in listed]
     for ticket_id in random.sample(left, min(len(left), MOST_ASKED)):
-        state = await _state_of(res, ticket_id)
+        try:
+            state = await _state_of(res, ticket_id)
+        except Transient as exc:
+            if exc.code != "rate_limited":
+                raise
+            break  # the next hour asks for others: to begin again would read the list again
         # Behind the end of what was read of a long list, a ticket may be listed as deleted.
         if is_whole or state == "restored":
             await _mark(res, held, {ticket_id: state})

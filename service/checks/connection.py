@@ -39,7 +39,10 @@ async def _ask(res: Resources) -> Check:
     except HoldfastError as exc:
         if exc.code.startswith("database_"):
             raise
-        return await _warn_of_secrets(res) or _unwatched(exc)
+        unwatched, warning = _unwatched(exc), await _warn_of_secrets(res)
+        if warning is None:
+            return unwatched
+        return Check(NAME, None, f"{warning.found}; {unwatched.found}", warning.advice)
     if not found:
         right = f"webhook and trigger are as they should be: {connection.endpoint}"
         return await _warn_of_secrets(res) or Check(NAME, True, right)

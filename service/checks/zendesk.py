@@ -7,7 +7,9 @@ from service.zendesk.account import USE_A_CLIENT, Account, FixedToken, OAuthClie
 NAME = "zendesk"
 _WITHOUT = "private attachments, and webhooks that only name a comment, fail"
 _RESTRICTIONS = ("assigned", "groups", "organization", "requested")
-_UNSEEN = "a search by the list of tickets leaves out all others, and does not miss their e-mails"
+_UNSEEN = (
+    "a search by the list of tickets leaves out all others, and cannot notice that their e-mails are missing"
+)
 _PLACE = "ZENDESK_SUBDOMAIN (or ZENDESK_URL)"
 
 
@@ -32,13 +34,15 @@ async def _ask(res: Resources) -> Check:
     if user.get("role") == "end-user":
         return Check(NAME, False, "signed in as an end user", f"check {names}: an agent's are needed")
     found = f"signed in as user {user['id']}"
+    advice = []
     # https://developer.zendesk.com/api-reference/ticketing/users/users/
     if user.get("ticket_restriction") in _RESTRICTIONS:
-        seen = f"{found}, who sees only some tickets (ticket_restriction: {user['ticket_restriction']})"
-        return Check(NAME, None, seen, f"in Zendesk, give the user access to all tickets: {_UNSEEN}")
+        found += f", who sees only some tickets (ticket_restriction: {user['ticket_restriction']})"
+        advice.append(f"in Zendesk, give the user access to all tickets: {_UNSEEN}")
     if (end := expected_end(res.account)) is not None:
-        return Check(NAME, None, f"{found}; {end.when}, and {end.besides}", end.advice)
-    return Check(NAME, True, found)
+        found += f"; {end.when}, and {end.besides}"
+        advice.append(end.advice)
+    return Check(NAME, None if advice else True, found, "; ".join(advice))
 
 
 def _names(account: Account) -> str:

@@ -26,7 +26,7 @@ _OTHER_FILE = "service.cli.environment.other_file"  # in click's `meta`
 _NEXT_STEPS = {
     "database_slow": "Look at Postgres's load, and at long transactions; `holdfast check` tells more.",
     "database_": "Check DATABASE_URL, and that Postgres runs; `holdfast check` tells more.",
-    "rate_limited": "Run it again in a minute.",
+    "rate_limited": "Run it again once Zendesk allows calls again, mostly in a minute.",
     "storage_": "Check STORAGE_URL and its credentials; `holdfast check` tells more.",
     "email_not_found": "`holdfast emails list` lists the newest.",
     "webhook_not_found": "`holdfast quarantine list` lists the newest.",

@@ -116,8 +116,10 @@ class Budget(Protocol):
         """Whether the account refused the original of an e-mail in the last 24 hours, as far as this process knows."""
         ...
 
-    async def take(self, reserve: float = 0.0) -> None:
+    async def take(self, reserve: float = 0.0, *, waits: bool = True) -> None:
         """Take one call of this minute's budget, but leave the share `reserve` of it (0 to 1) to other callers.
+
+        Without `waits`, the call is only counted, and is made at once also where it has no place.
 
         Raises Transient("rate_limited"), which uses up no retry, with the time until there may be a call; and the
         errors of a batch where Postgres is away.
@@ -207,12 +209,14 @@ class SharedBudget:
     def refuses_originals(self) -> bool:
         return self._refuses_originals
 
-    async def take(self, reserve: float = 0.0) -> None:
+    async def take(self, reserve: float = 0.0, *, waits: bool = True) -> None:
         taken = await self._batch(take_calls, Taking(self._account, self._percent, reserve))
         self._limit, self._refuses_originals = taken.calls_per_minute, taken.refuses_originals
         self._is_paced = taken.is_paced
         if taken.is_paced:
             ZENDESK_CALLS_SLOWED.inc()
+        if not waits:
+            return
         if not taken.may_call:
             raise rate_limited(taken.seconds, _reason(taken))
         await asyncio.sleep(taken.seconds)

@@ -413,8 +413,7 @@ class ZendeskClient:
         """
         async with self._calls if turn is Turn.IN_ORDER else nullcontext():
             if turn is not Turn.AT_ONCE:
-                with nullcontext() if self._waits else suppress(Transient):
-                    await self._take(reserve)
+                await self._take(reserve)
             sent_at = monotonic()
             try:
                 answer, headers = await self._observed(url, call)
@@ -426,7 +425,7 @@ class ZendeskClient:
 
     async def _take(self, reserve: float = 0.0) -> None:
         try:
-            await self._budget.take(reserve)
+            await self._budget.take(reserve, waits=self._waits)
         except Transient as exc:
             if exc.code == "rate_limited":
                 ZENDESK_CALLS_PUT_OFF.inc()

@@ -164,8 +164,9 @@ def next_page(page: Fields, number: int) -> dict[str, str] | None:
 
 
 def has_more(page: Fields) -> bool:
-    """Say whether there is a page after this one, whether or not it says which."""
-    return _object(page.get("meta")).get("has_more") is True or bool(_object(page.get("links")).get("next"))
+    """Say whether there is a page after this one, whether or not it says which; the last one may name an empty page."""
+    said = _object(page.get("meta")).get("has_more")
+    return said if isinstance(said, bool) else bool(_object(page.get("links")).get("next"))
 
 
 def account_of_comments(page: Fields) -> str | None:

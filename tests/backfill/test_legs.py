@@ -220,6 +220,24 @@ async def test_comments_that_go_on_without_an_address_are_no_end(
     assert await comments(database) == texts(made)
 
 
+async def test_a_last_page_with_the_address_of_an_empty_one_is_the_end(
+    res: Resources, zendesk: Zendesk, database: asyncpg.Connection
+) -> None:
+    """Recorded answers of Zendesk have one; a ticket that is never read stops the watermark."""
+    zendesk.state.listings.closed = 403
+    made = [zendesk.add_email(1, created_at=ago(HOUR)) for _ in range(3)]
+    await step(res)
+    await step(res)
+    following = {"next": f"{zendesk.url}/api/v2/tickets/1/comments.json?page[after]=x"}
+    page = {"comments": zendesk.state.comments["1"], "meta": {"has_more": False}, "links": following}
+    zendesk.state.api_faults.append(answer(page))
+
+    await step(res)
+
+    assert await comments(database) == texts(made)
+    assert (await source(database))["error_code"] is None
+
+
 async def test_comments_that_begin_with_the_oldest_are_read_to_the_end(
     res: Resources, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
