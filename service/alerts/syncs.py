@@ -1,4 +1,4 @@
-"""Syncs: failed ones, pending ones that wait too long, and targets that still have what was removed."""
+"""Alerts about syncs that fail or wait too long, and about targets that still have removed e-mails."""
 
 from datetime import datetime, timedelta
 

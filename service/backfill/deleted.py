@@ -42,7 +42,7 @@ async def read(res: Resources, held: Held) -> bool:
             if exc.code != "rate_limited":
                 raise
             break  # the next hour asks for others: to begin again would read the list again
-        # Behind the end of what was read of a long list, a ticket may be listed as deleted.
+        # A list that was not read whole may still name the ticket: then only a ticket that is there tells something.
         if is_whole or state == "restored":
             await _mark(res, held, {ticket_id: state})
     return True

@@ -117,8 +117,8 @@ CHANGE_LEG = text(f"""
 UPDATE backfills SET leg = 'lists', listed_since = coalesce(reached, since), position = NULL, calls = calls + 1
 WHERE id = :id AND {OPEN_BACKFILL}
 """)  # noqa: S608 constants of ours
-# An e-mail that is being removed is waited for: its comment would be listed again behind the removal. Its number is looked for
-# by a scalar subquery with a limit, since for a join, Postgres may choose to read the whole table.
+# This lock waits for a transaction that removes the e-mail: otherwise, its comment would be listed again after the removal.
+# A scalar subquery with a limit finds the e-mail: for a join, Postgres may choose to read the whole table.
 LOCK_NEW = text(f"""
 SELECT id FROM incoming_emails WHERE id = ANY(ARRAY(
     SELECT (

@@ -79,7 +79,7 @@ def choose(
 
 
 def _unannounced(comments: Sequence[CommentMessage], since: datetime | None) -> list[CommentMessage]:
-    """Return the e-mails among comments that are not old; none where the age of what is kept is unknown."""
+    """Return the comments by e-mail since an hour before this time; none where no kept comment has a time."""
     if since is None:
         return []
     return [

@@ -175,7 +175,7 @@ async def _note(
     comments: Sequence[str] = (),
 ) -> None:
     """Note the comments that were erased, and the holds that were met in this phase, or in all of what Zendesk deleted."""
-    names = {name for each in held.values() for name in each}
+    names = {*by_hold(held)}
     if row.place or scope.kind == "zendesk":
         names |= {*(row.held_by or ())}
     await conn.execute(_NOTE, {"id": row.id, "comments": list(comments), "held_by": sorted(names)})
@@ -213,7 +213,7 @@ async def _erase_late(conn: AsyncConnection, row: Row[Any], scope: Scope) -> int
     free = [email_id for email_id in late if email_id not in held]
     number = await _erase_free(conn, row, scope, free) if free and not scope.is_file else 0
     if row.scope == "restored":
-        names = sorted({name for each in held.values() for name in each} | set(row.held_by or ()))
+        names = sorted({*by_hold(held), *(row.held_by or ())})
         await conn.execute(_NOTE, {"id": row.id, "comments": [], "held_by": names})
     if rows:
         await _go_on(conn, row, place=rows[-1].id)
@@ -245,7 +245,7 @@ async def _erase_late_webhooks(
             )
     free = [each for each in ids if each not in kept]
     number = await _delete_webhooks(conn, table, free, row.receipt_id)
-    return number, {name for names in kept.values() for name in names}
+    return number, {*by_hold(kept)}
 
 
 async def _erase_restored(conn: AsyncConnection, row: Row[Any], restored: Scope) -> set[str]:
@@ -254,7 +254,7 @@ async def _erase_restored(conn: AsyncConnection, row: Row[Any], restored: Scope)
 
     async def erase_suspended(scope: Scope) -> int:
         number, held = await _erase_free_suspended(conn, scope, row.receipt_id)
-        kept.update(name for names in held.values() for name in names)
+        kept.update(by_hold(held))
         return number
 
     for sha256 in (await conn.scalars(_ERASED_CONTENTS)).all():

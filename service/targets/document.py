@@ -167,7 +167,7 @@ def _is_first() -> ColumnElement[bool]:
 
 
 def _has_no_history() -> ColumnElement[bool]:
-    """Say whether no attempt is on record of a completed e-mail that is no row of another system: then nothing has ended before."""
+    """Say whether a completed e-mail of ours has no attempt on record: then nothing tells of an earlier end."""
     number = select(func.count()).where(Attempt.email_id == IncomingEmail.id).correlate(IncomingEmail)
     return and_(
         IncomingEmail.processing_status == "completed",
